@@ -1,0 +1,1 @@
+"""jobd: the job supervisor behind a science gateway. Start reading at supervisor.py."""

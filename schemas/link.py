@@ -1,8 +1,8 @@
 """The link between jobd and one agent: orders go to the agent, facts come back. docs/protocol.md tells the story.
 
 Both sides speak from this one file. An order or fact is one websocket text message: a JSON object tagged with its
-class. Bulk bytes never ride here: a message is at most MESSAGE_BYTES_MAX and whatever is larger goes over the agent's bulk
-socket (BulkHeader). Ages are seconds before the sending; an agent's own clock is never sent.
+class. Bulk bytes never ride here: a message is at most MESSAGE_BYTES_MAX and whatever is larger goes over the agent's
+bulk socket (BulkHeader). Ages are seconds before the sending; an agent's own clock is never sent.
 """
 
 from typing import Literal

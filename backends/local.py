@@ -1,0 +1,181 @@
+"""Agents as processes on this machine: for a laptop, for development, and for a site that trusts its users.
+
+The agent process is detached (its own session), so it outlives jobd; its runs outlive it. Its directory is the last
+word of its command line, which is how it is found again when jobd died between starting it and recording that. Started
+as root with a uid range, each user's agent runs under a uid of its own; only Docker isolates beyond that.
+"""
+
+import functools
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from attrs import define, field
+
+from backends.base import AgentSpec, BackendError
+from schemas.codec import dumps, to_data
+from schemas.link import AgentSetup
+
+T = TypeVar("T")
+
+LOG_TAIL_BYTES = 2000
+LOG_BYTES_MAX = 1 << 20
+STOP_STEP_S = 0.02
+
+
+@define
+class LocalBackend:
+    """See backends.base.Backend. A handle is 'pid.start ticks.boot id'."""
+
+    python: str
+    zipapp: Path
+    uid_first: int | None
+    uid_count: int
+    stop_s: float
+    _children: dict[int, "subprocess.Popen[bytes]"] = field(factory=dict, init=False)
+    _threads: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(8), init=False)
+
+    async def prepare(self, spec: AgentSpec) -> None:
+        """Make the directories and, for a new generation, write setup and token."""
+        await self._in_thread(self._prepare, spec)
+
+    async def start(self, spec: AgentSpec) -> str:
+        """End whatever runs for this agent, then start the new generation."""
+        while older := await self.adopt(spec):
+            await self.stop(older)
+        return await self._in_thread(self._spawn, spec)
+
+    async def adopt(self, spec: AgentSpec) -> str | None:
+        """Look for a process whose last argument is the agent's directory."""
+        return await self._in_thread(_find, str(spec.directory))
+
+    async def alive(self, handle: str) -> bool:
+        """Whether this very process, not a later one of its pid, still runs."""
+        pid = _pid(handle)
+        if pid in self._children:
+            self._children[pid].poll()  # reaps it, so that it does not look alive as a zombie
+        return _handle(pid) == handle
+
+    async def stop(self, handle: str) -> None:
+        """SIGTERM, then SIGKILL after `stop_s`; returns when it is gone."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            if await self.alive(handle):
+                os.kill(_pid(handle), sign)
+            with trio.move_on_after(self.stop_s):
+                while await self.alive(handle):  # noqa: ASYNC110 - an adopted process is no child: nothing tells us
+                    await trio.sleep(STOP_STEP_S)
+                self._children.pop(_pid(handle), None)
+                return
+        raise BackendError(f"process {_pid(handle)} does not end")
+
+    async def log_tail(self, spec: AgentSpec) -> str:
+        """The last lines that the agent has logged."""
+        return await self._in_thread(_tail, spec.directory / "agent.log")
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await trio.to_thread.run_sync(function, *arguments, limiter=self._threads)
+        except OSError as error:
+            raise BackendError(f"{error.strerror}: {error.filename}") from None
+
+    def _prepare(self, spec: AgentSpec) -> None:
+        owner = self._owner(spec)
+        for directory in (spec.directory, spec.root):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            directory.parent.chmod(0o711)  # the agents' uids pass through, and see nothing
+            directory.mkdir(mode=0o700, exist_ok=True)
+            os.chown(directory, owner, owner)
+        if spec.token:
+            setup = AgentSetup(
+                agent=spec.agent,
+                generation=spec.generation,
+                root=str(spec.root),
+                silence_s=spec.silence_s,
+                lonely_s=spec.lonely_s,
+            )
+            _write(spec.directory / "agent.json", dumps(to_data(setup)), owner)
+            _write(spec.directory / "token", spec.token, owner)
+
+    def _spawn(self, spec: AgentSpec) -> str:
+        owner = self._owner(spec)
+        own = owner == os.getuid()
+        log_path = spec.directory / "agent.log"
+        mode = "wb" if log_path.exists() and log_path.stat().st_size > LOG_BYTES_MAX else "ab"
+        with log_path.open(mode) as log:
+            process = subprocess.Popen(  # noqa: S603 - the command is the operator's
+                [self.python, str(self.zipapp), str(spec.directory)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+                start_new_session=True,
+                user=None if own else owner,
+                group=None if own else owner,
+                extra_groups=None if own else (),
+            )
+        self._children[process.pid] = process
+        handle = _handle(process.pid)
+        if handle is None:
+            raise BackendError("the agent's process ended at once")
+        return handle
+
+    def _owner(self, spec: AgentSpec) -> int:
+        if self.uid_first is None:
+            return os.getuid()
+        if spec.user_number >= self.uid_count:
+            raise BackendError(f"all {self.uid_count} uids of the configured range are taken")
+        return self.uid_first + spec.user_number
+
+
+def _write(path: Path, text: str, owner: int) -> None:
+    """A file that only its owner reads, replaced as a whole."""
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
+        file.write(text)
+        os.fchown(file.fileno(), owner, owner)
+    draft.rename(path)
+
+
+def _pid(handle: str) -> int:
+    return int(handle.split(".", maxsplit=1)[0])
+
+
+def _handle(pid: int) -> str | None:
+    """The handle of the process that has this pid now; None for a zombie or none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else f"{pid}.{fields[19]}.{_boot_id()}"
+
+
+@functools.cache
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _find(directory: str) -> str | None:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if len(words) > 2 and words[-2] == directory.encode():  # noqa: SIM102 - the second look costs more
+                if handle := _handle(int(entry.name)):
+                    return handle
+    return None
+
+
+def _tail(path: Path) -> str:
+    if not path.exists():
+        return ""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        return log.read(LOG_TAIL_BYTES).decode(errors="replace").strip()

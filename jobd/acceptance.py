@@ -1,0 +1,99 @@
+"""From a decoded run request to the record of a run: the checks against the code, and the input hash.
+
+Input hash = SHA-256 over code, its version, mode, resources and canonical inputs (api.md); equal hash, equal run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from jobd.codes import Code
+from jobd.errors import Invalid
+from jobd.store import Blob
+from schemas.api import Input, RunRequest
+from schemas.codec import dumps
+from schemas.records import Instant, Limits, Pending, RunRecord, Slots, StoredInput
+
+
+def draft(codes: Mapping[str, Code], ask: RunRequest, now: Instant) -> tuple[RunRecord, list[Blob]]:
+    """The record of the run that is asked for, without owner, serial and order yet; raises Invalid."""
+    code = codes.get(ask.code)
+    if code is None:
+        raise Invalid(f"There is no code '{ask.code}'; there are: {', '.join(codes)}.", field="code")
+    if ask.mode not in code.modes:
+        raise Invalid(f"'{ask.code}' has the modes {', '.join(code.modes)}.", field="mode")
+    blobs, inputs = _inputs(code, ask.inputs)
+    slots = _slots(code, ask)
+    hashed = {
+        "code": [code.name, code.version],
+        "mode": ask.mode,
+        "slots": [slots.cores, slots.memory_bytes],
+        "inputs": {each.path: each.sha256 for each in inputs},
+    }
+    record = RunRecord(
+        user="",
+        job="",
+        serial=0,
+        order=0,
+        code=code.name,
+        code_version=code.version,
+        mode=ask.mode,
+        input_hash=hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
+        inputs=inputs,
+        slots=slots,
+        limits=_limits(code, ask),
+        state=Pending(now),
+        timeline=(),
+    )
+    return record, blobs
+
+
+def _inputs(code: Code, inputs: Mapping[str, Input]) -> tuple[list[Blob], tuple[StoredInput, ...]]:
+    for path in code.inputs.required:
+        if path not in inputs:
+            raise Invalid(f"'{code.name}' needs the input file '{path}'.", field=f"inputs.{path}")
+    if len(inputs) > code.inputs.files_max:
+        raise Invalid(f"'{code.name}' takes at most {code.inputs.files_max} input files.", field="inputs")
+    for path in inputs:
+        parents = ["/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 1)]
+        if any(parent in inputs for parent in parents):
+            raise Invalid("A file cannot lie below another file.", field=f"inputs.{path}")
+    blobs, stored, total = [], [], 0
+    for path, each in sorted(inputs.items()):
+        content = each.text if each.text is not None else dumps(each.json)
+        encoded = content.encode()
+        total += len(encoded)
+        digest = hashlib.sha256(encoded).hexdigest()
+        blobs.append(Blob(digest, encoded))
+        stored.append(StoredInput(path, len(encoded), digest))
+    if total > code.inputs.bytes_max:
+        raise Invalid(f"The inputs have {total} bytes; '{code.name}' takes {code.inputs.bytes_max}.", field="inputs")
+    return blobs, tuple(stored)
+
+
+def _slots(code: Code, ask: RunRequest) -> Slots:
+    mode = code.modes[ask.mode]
+    cores = ask.resources.cores or mode.cores
+    if cores > mode.cores_max:
+        raise Invalid(
+            f"'{code.name}' takes at most {mode.cores_max} cores in mode {ask.mode}, not {cores}.",
+            field="resources.cores",
+        )
+    memory = ask.resources.memory_bytes or mode.limits.memory_bytes
+    if memory > mode.limits.memory_bytes:
+        raise Invalid(
+            f"'{code.name}' takes at most {mode.limits.memory_bytes} bytes in mode {ask.mode}, not {memory}.",
+            field="resources.memory_bytes",
+        )
+    return Slots(cores, memory)
+
+
+def _limits(code: Code, ask: RunRequest) -> Limits:
+    most = code.modes[ask.mode].limits
+    asked = ask.limits
+    return Limits(
+        queue_s=min(asked.queue_s or most.queue_s, most.queue_s),
+        start_s=min(asked.start_s or most.start_s, most.start_s),
+        run_s=min(asked.run_s or most.run_s, most.run_s),
+        heartbeat_s=min(asked.heartbeat_s or most.heartbeat_s, most.heartbeat_s),
+    )

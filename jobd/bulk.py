@@ -1,0 +1,60 @@
+"""The bulk door of an agent: it fetches inputs here, and brings the bytes of its answers.
+
+The first line is a BulkHeader with the agent's token; jobd answers one line, BulkReply; then bytes flow one way.
+"""
+
+import trio
+
+from jobd.agent import Agent
+from jobd.core import Core
+from jobd.orders import transfer_id
+from schemas import codec
+from schemas.link import HEADER_BYTES_MAX, BulkHeader, BulkReply
+
+PIECE_BYTES = 256 * 1024
+
+
+async def serve_bulk(core: Core, agent: Agent, stream: trio.SocketStream) -> None:
+    """One bulk connection; the gateway closes the stream afterwards."""
+    try:
+        with trio.fail_after(core.config.agents.unauthenticated_s):
+            header = codec.decode(await _line(stream), BulkHeader, HEADER_BYTES_MAX)
+        if not agent.accepts(header.token):
+            await _reply(stream, BulkReply(error="unauthorized"))
+        elif op := agent.ops.get(header.transfer):
+            op.connected(stream)
+            await op.over.wait()
+        else:
+            await _give(core, agent, header, stream)
+    except (codec.CodecError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+        return  # the agent asks again if it still wants it
+
+
+async def _line(stream: trio.SocketStream) -> bytes:
+    """The first line, byte by byte at its end: what follows it belongs to the bytes."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = await stream.receive_some(1)
+        if not byte or len(line) > HEADER_BYTES_MAX:
+            raise codec.CodecError("", f"no header line of at most {HEADER_BYTES_MAX} bytes")
+        line += byte
+    return bytes(line)
+
+
+async def _give(core: Core, agent: Agent, header: BulkHeader, stream: trio.SocketStream) -> None:
+    """Send an input of one of the agent's own open runs, from the offset that it already has."""
+    for run in core.jobs.runs_on(agent.record.id):
+        for each in run.record.inputs:
+            if transfer_id(run.record, each) == header.transfer:
+                content = await core.world.hop(core.store.disk.blob, each.sha256)
+                rest = memoryview(content or b"")[header.offset :]
+                await _reply(stream, BulkReply(len(rest)))
+                for start in range(0, len(rest), PIECE_BYTES):
+                    with trio.fail_after(core.config.agents.stall_s):
+                        await stream.send_all(rest[start : start + PIECE_BYTES])
+                return
+    await _reply(stream, BulkReply(error="no such transfer"))
+
+
+async def _reply(stream: trio.SocketStream, reply: BulkReply) -> None:
+    await stream.send_all((codec.dumps(codec.to_data(reply)) + "\n").encode())

@@ -1,0 +1,135 @@
+"""The codes that the site offers: each is a TOML file that says how to run, limit and analyse it.
+
+docs/describing-a-code.md tells how to write one. Placeholders in commands and environments: {cores}, {memory_bytes},
+{here} (the directory of the TOML file), {prefix} (the site's codes_prefix) and {run_dir} (filled in by the agent).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from jobd.config import read_toml
+from schemas import codec
+from schemas.codec import at_most, between, checked, refuse
+from schemas.ids import check_name, check_path
+from schemas.link import RunLimits, Worker
+from schemas.records import Limits, Mode
+
+
+@frozen
+class ModeLimits:
+    """The four time limits, and what the run's parent enforces. A request may lower the times, never raise them."""
+
+    queue_s: float = field(default=86400.0, validator=between(0.1, 30 * 86400))
+    start_s: float = field(default=60.0, validator=between(0.1, 86400))
+    run_s: float = field(default=3600.0, validator=between(0.1, 30 * 86400))
+    heartbeat_s: float = field(default=120.0, validator=between(0.1, 7 * 86400))
+    grace_s: float = field(default=5.0, validator=between(0, 600))
+    memory_bytes: int = field(default=2 << 30, validator=between(1 << 20, 1 << 50))
+    log_bytes: int = field(default=16 << 20, validator=between(1, 1 << 40))
+    output_bytes: int = field(default=4 << 30, validator=between(1, 1 << 50))
+    processes: int = field(default=256, validator=between(1, 1 << 20))
+
+
+@frozen
+class CodeMode:
+    """How to run it in one mode."""
+
+    command: tuple[str, ...]
+    cores_max: int = field(default=1, validator=between(1, 1 << 20))
+    cores: int = field(default=1, validator=between(1, 1 << 20))  # when the request does not say
+    limits: ModeLimits = ModeLimits()
+
+
+@frozen
+class Inputs:
+    """Which input files a run must have, and how large they may be together."""
+
+    required: tuple[str, ...] = field(default=(), validator=checked(check_path))
+    files_max: int = field(default=64, validator=between(1, 1000))
+    bytes_max: int = field(default=4 << 20, validator=between(0, 1 << 40))
+
+
+@frozen
+class Analysis:
+    """The code's analysis worker."""
+
+    command: tuple[str, ...]
+    answer_s: float = field(default=20.0, validator=between(0.01, 3600))
+    progress_s: float = field(default=1.0, validator=between(0.01, 3600))
+    views: tuple[str, ...] = field(default=(), validator=at_most(64))
+    methods: tuple[str, ...] = field(default=("progress", "frame"), validator=at_most(64))
+
+
+@frozen
+class Code:
+    """One simulation program."""
+
+    name: str = field(validator=checked(check_name))
+    title: str
+    version: str
+    modes: dict[str, CodeMode]
+    environment: dict[str, str] = field(factory=dict)
+    inputs: Inputs = Inputs()
+    analysis: Analysis | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for mode in self.modes:
+            if mode not in ("sequential", "parallel", "batch"):
+                refuse(f"modes.{mode}", "must be sequential, parallel or batch")
+
+    def worker(self) -> Worker | None:
+        """What an agent must know to start the worker."""
+        if self.analysis is None:
+            return None
+        return Worker(self.name, self.analysis.command, self.environment, self.analysis.answer_s)
+
+    def command(self, mode: Mode, cores: int) -> tuple[str, ...]:
+        """The command line of a run with so many cores."""
+        description = self.modes[mode]
+        values = {"cores": str(cores), "memory_bytes": str(description.limits.memory_bytes)}
+        return tuple(_fill(word, values) for word in description.command)
+
+    def run_limits(self, mode: Mode, limits: Limits) -> RunLimits:
+        """What the run's parent enforces."""
+        most = self.modes[mode].limits
+        return RunLimits(
+            limits.run_s, most.grace_s, most.memory_bytes, most.log_bytes, most.output_bytes, most.processes
+        )
+
+
+def load_codes(directory: Path, prefix: str) -> dict[str, Code]:
+    """Every *.toml of the directory, by name; raises CodecError that names file and field."""
+    codes: dict[str, Code] = {}
+    for path in sorted(directory.glob("*.toml")):
+        code = _load(path, prefix)
+        if code.name in codes:
+            raise codec.CodecError(str(path), f"describes the code '{code.name}', which another file describes too")
+        codes[code.name] = code
+    return codes
+
+
+def _load(path: Path, prefix: str) -> Code:
+    try:
+        code: Code = codec.from_data(read_toml(path), Code)
+    except codec.CodecError as error:
+        raise codec.CodecError(f"{path}: {error.field}", error.problem) from None
+    values = {"here": str(path.resolve().parent), "prefix": prefix}
+
+    def words(command: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_fill(word, values) for word in command)
+
+    return evolve(
+        code,
+        environment={key: _fill(value, values) for key, value in code.environment.items()},
+        modes={name: evolve(mode, command=words(mode.command)) for name, mode in code.modes.items()},
+        analysis=code.analysis and evolve(code.analysis, command=words(code.analysis.command)),
+    )
+
+
+def _fill(word: str, values: Mapping[str, Any]) -> str:
+    for name, value in values.items():
+        word = word.replace(f"{{{name}}}", value)
+    return word

@@ -1,0 +1,109 @@
+"""What every plan works with: the parts of the daemon, and the way in for a decoded request.
+
+The simulation enters here, at `ask`, with the real parts, a fake backend, fake agents and virtual time.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import trio
+
+from backends.base import Backend
+from jobd.broker import Pool
+from jobd.codes import Code
+from jobd.config import Config
+from jobd.dispatch import Plan, Request, dispatch
+from jobd.errors import Canceled, DeadlineExceeded, JobdError, ShuttingDown
+from jobd.fleet import Fleet
+from jobd.gateway import Gateway
+from jobd.jobs import Jobs, Run
+from jobd.scopes import Scope
+from jobd.store import Disk, Store
+from jobd.world import World
+from schemas.records import Cause, UserRecord
+
+T = TypeVar("T")
+
+PLACE = "local"
+DEADLINE = Cause("deadline", "The answer did not come in time.")
+SHUTDOWN = Cause("shutdown", "jobd is stopping; what runs goes on.")
+
+# The pools' one total order.
+RANK_USER_RUNS, RANK_DIRECTORY, RANK_HOST = 1, 2, 3
+
+
+class Broker:
+    """Every pool by what it guards. Pools of users and jobs exist while someone has a ticket."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.host = Pool("host", RANK_HOST, (config.host.cores, config.host.memory_bytes))
+        self._users: WeakValueDictionary[tuple[str, str], Pool] = WeakValueDictionary()
+        self._directories: WeakValueDictionary[str, Pool] = WeakValueDictionary()
+
+    def user_runs(self, user: UserRecord, mode: str) -> Pool:
+        """How many runs of this mode the user's tier lets be active."""
+        capacity = getattr(self._config.tier(user.tier), mode)
+        return _get(self._users, (user.id, mode), lambda: Pool(f"{mode} runs", RANK_USER_RUNS, (capacity,)))
+
+    def directory(self, job: str) -> Pool:
+        """The job's run directory: one run at a time, until its end is proved."""
+        return _get(self._directories, job, lambda: Pool("run directory", RANK_DIRECTORY, (1,)))
+
+
+K = TypeVar("K")
+
+
+def _get(pools: "WeakValueDictionary[K, Pool]", key: K, make: Callable[[], Pool]) -> Pool:
+    pool = pools.get(key)
+    if pool is None:
+        pool = pools[key] = make()
+    return pool
+
+
+class Core:
+    """The parts, composed. `begin` is set by the supervisor: it starts the life of an accepted run."""
+
+    def __init__(
+        self, config: Config, codes: dict[str, Code], world: World, disk: Disk, backend: Backend, gateway: Gateway
+    ) -> None:
+        self.config = config
+        self.codes = codes
+        self.world = world
+        self.root = Scope("jobd", "jobd")
+        self.store = Store(disk, world)
+        self.jobs = Jobs(self.store, world, config.requests.jobs_cached_max)
+        self.broker = Broker(config)
+        self.fleet = Fleet(config, world, self.store, self.jobs, backend, gateway, self.root)
+        self.begin: Callable[[Run], None]
+
+    async def ask(self, plan: Plan[T], user: str, job: str, what: str, deadline_s: float) -> T:
+        """Dispatch one request in a scope of its own below user and job; raises JobdError."""
+        name = f"{what} {self.world.new_id('o')}"
+        request = Request(self.root.group("user", user).group("job", job).open("request", name))
+        with request.held, request.scope as scope:
+            scope.expire(deadline_s, DEADLINE)
+            return await dispatch(plan, request)
+        raise self._why(request)
+
+    def _why(self, request: Request) -> JobdError:
+        cause = request.scope.cause
+        assert cause is not None, "a request's scope ends by itself or by a cause"
+        if cause is DEADLINE:
+            waited = f"It waited for: {request.situation.text}." if request.situation else ""
+            return DeadlineExceeded(waited, retry_after_s=1.0)
+        if cause is SHUTDOWN:
+            return ShuttingDown(retry_after_s=1.0)
+        return Canceled(cause.text, cause=cause.code)
+
+
+async def gated(core: Core, sequence: int, value: T) -> T:
+    """A reply that says what the store must have committed first."""
+    await core.store.durable(sequence)
+    return value
+
+
+async def nothing() -> None:
+    """The act of a plan whose commit is all there is to do."""
+    await trio.lowlevel.checkpoint()

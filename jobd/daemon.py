@@ -1,0 +1,121 @@
+"""The real daemon: the core with its real parts, and its doors: the API, the admin socket, the agents' sockets."""
+
+import hashlib
+import logging
+import os
+import signal
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from backends.base import Backend
+from backends.local import LocalBackend
+from jobd.bulk import serve_bulk
+from jobd.codes import load_codes
+from jobd.config import Config
+from jobd.core import SHUTDOWN, Core
+from jobd.facts import serve_link
+from jobd.gateway import UnixGateway
+from jobd.sqlite import SqliteDisk
+from jobd.supervisor import locked, running
+from jobd.web.app import control_app
+from jobd.web.doors import Door
+from jobd.web.server import Limits, serve_http
+from jobd.web.streams import front
+from jobd.world import RealWorld
+from schemas.ids import new_token
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+
+
+class ConfigError(Exception):
+    """The configuration cannot work on this machine; the text says what to change."""
+
+
+def local_backend(config: Config) -> Backend:
+    """The local backend; raises ConfigError."""
+    local = config.local
+    if os.getuid() == 0 and local.uid_first is None and not local.allow_root:
+        raise ConfigError(
+            "jobd runs as root, and so would every user's code: set local.uid_first to the first uid of a range for "
+            "the users' agents, or local.allow_root = true"
+        )
+    zipapp = Path(local.zipapp) if local.zipapp else Path(__file__).parent.parent / "build" / "jobd-agent.pyz"
+    if not zipapp.exists():
+        raise ConfigError(f"there is no agent at {zipapp}: run `make agent`, or set local.zipapp")
+    uid_first = local.uid_first if os.getuid() == 0 else None
+    return LocalBackend(local.python or sys.executable, zipapp, uid_first, local.uid_count, config.agents.stop_s)
+
+
+def service_token(config: Config) -> str:
+    """The gateway's token, from its file; the default file is made at the first start, readable by its owner only."""
+    path = Path(config.http.token_file or config.directory / "service-token")
+    if not path.exists() and not config.http.token_file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(new_token() + "\n")
+    token = path.read_text().strip()
+    if len(token) < 16:
+        raise ConfigError(f"{path} must hold a token of at least 16 characters")
+    return token
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT; then detach from all that runs, and return."""
+    with locked(config.directory):
+        disk = SqliteDisk(config.directory / "jobd.sqlite")
+        gateway = UnixGateway(config.directory, config.agents)
+        codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix)
+        core = Core(config, codes, RealWorld(), disk, local_backend(config), gateway)
+        gateway.serve = partial(serve_link, core)
+        gateway.serve_bulk = partial(serve_bulk, core)
+        digest = hashlib.sha256(service_token(config).encode()).hexdigest()
+        public = await trio.open_tcp_listeners(config.http.port, host=config.http.host, backlog=BACKLOG)
+        admin = [await _admin_listener(config.admin_socket)]
+        try:
+            async with running(core, disk.load()), trio.open_nursery() as nursery:
+                nursery.start_soon(_serve_door, core, Door("public", digest), public)
+                nursery.start_soon(_serve_door, core, Door("admin", None), admin)
+                _announce(config, public)
+                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    async for number in signals:
+                        log.info("%s: detaching", signal.Signals(number).name)
+                        break
+                core.root.cancel(SHUTDOWN)
+                nursery.cancel_scope.cancel(reason="shutdown")
+        finally:
+            disk.close()
+            config.admin_socket.unlink(missing_ok=True)
+            (config.directory / "address").unlink(missing_ok=True)
+
+
+async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListener]) -> None:
+    http = core.config.http
+    limits = Limits(
+        keep_alive_s=http.keep_alive_s, stop_grace_s=http.stop_grace_s, connections_max=http.connections_max
+    )
+    await serve_http(front(core, door, control_app(core, door)), listeners, limits)
+
+
+async def _admin_listener(path: Path) -> trio.SocketListener:
+    path.unlink(missing_ok=True)
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)  # never open to others, not even between bind and chmod
+    try:
+        await sock.bind(str(path))
+    finally:
+        os.umask(old)
+    sock.listen(BACKLOG)
+    return trio.SocketListener(sock)
+
+
+def _announce(config: Config, public: list[trio.SocketListener]) -> None:
+    """Say where we listen, for people and (with port 0) for programs."""
+    host, port = public[0].socket.getsockname()[:2]
+    address = f"http://{host}:{port}"
+    (config.directory / "address").write_text(address + "\n")
+    log.info("jobd serves %s, state %s", address, config.directory)

@@ -1,0 +1,134 @@
+"""What agents say, and what it does: the way from a link back into the registry.
+
+`serve_link` takes a connection from the gateway through Hello and Welcome; `take` acts on each fact, synchronously. An
+agent can only touch runs that are its own: whatever names another is dropped here, before the state table.
+"""
+
+import logging
+from functools import partial
+
+import attrs
+import trio
+
+from jobd import states
+from jobd.agent import Agent
+from jobd.core import Core
+from jobd.jobs import Run
+from jobd.link import Link, LinkClosed, Transport
+from jobd.orders import start_order
+from schemas import codec
+from schemas.link import (
+    MESSAGE_BYTES_MAX,
+    PROTOCOL,
+    PROTOCOL_MIN,
+    Ack,
+    Answer,
+    End,
+    Ended,
+    Epoch,
+    Fact,
+    Hello,
+    Progress,
+    Started,
+    Taken,
+    Welcome,
+)
+from schemas.records import Ending, Running, Starting
+
+log = logging.getLogger(__name__)
+
+
+async def serve_link(core: Core, agent: Agent, transport: Transport) -> None:
+    """One connection of an agent that has shown its token: until it ends."""
+    config = core.config.agents
+    link = Link(transport, core.store, config.heartbeat_s, config.silence_s)
+    try:
+        with trio.fail_after(config.unauthenticated_s):
+            hello = codec.decode(await transport.receive(), Fact, MESSAGE_BYTES_MAX)
+    except (LinkClosed, codec.CodecError, trio.TooSlowError) as error:
+        log.info("agent %s: no hello: %r", agent.record.id, error)
+        return
+    refusal = _refusal(agent, hello)
+    if refusal:
+        log.warning("agent %s refused: %s", agent.record.id, refusal)
+        await transport.send(codec.encode(End(refusal)))
+        return
+    agent.connect(link)
+    _welcome(core, agent, link, hello)
+    try:
+        await link.run(partial(take, core, agent, link))
+    finally:
+        agent.disconnect(link, core.world.now())
+
+
+def _refusal(agent: Agent, hello: Fact) -> str:
+    if not isinstance(hello, Hello):
+        return "the first message must be Hello"
+    if hello.agent != agent.record.id:
+        return "this socket is another agent's"
+    if hello.generation != agent.record.generation:
+        return f"generation {hello.generation} has been replaced by {agent.record.generation}"
+    if hello.protocol < PROTOCOL_MIN or hello.protocol_min > PROTOCOL:
+        return f"jobd speaks protocols {PROTOCOL_MIN} to {PROTOCOL}"
+    return ""
+
+
+def _welcome(core: Core, agent: Agent, link: Link, hello: Hello) -> None:
+    """Compare what the agent holds with what jobd knows: keep, stop, order again, or give up as lost."""
+    held = {(each.epoch.job, each.epoch.serial): each for each in hello.held}
+    ours = {run.key: run for run in core.jobs.runs_on(agent.record.id)}
+    stop = [each.epoch for key, each in held.items() if key not in ours and each.state != "ended"]
+    again = []
+    sequence = core.store.sequence
+    for key, run in ours.items():
+        if key in held:
+            run.taken = True
+            if isinstance(run.record.state, Ending):
+                stop.append(Epoch(*key))
+            continue
+        sequence = core.jobs.advance(run, states.Missed())
+        if isinstance(run.record.state, Starting):
+            again.append(run)
+    protocol = min(hello.protocol, PROTOCOL)
+    link.post(Welcome(protocol, agent.record.fact, core.config.agents.heartbeat_s, tuple(stop)), sequence)
+    for run in again:
+        link.post(start_order(core.codes[run.record.code], run.record), run.job.sequence)
+
+
+def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
+    """Act on one fact of a link that is in order."""
+    if agent.link is not link:
+        return  # a newer link has replaced this one
+    if isinstance(fact, Started | Ended):
+        _take_durable(core, agent, link, fact)
+    elif isinstance(fact, Taken):
+        if run := _own(core, agent, fact.epoch):
+            run.taken = True
+    elif isinstance(fact, Progress):
+        run = _own(core, agent, fact.epoch)
+        if run and isinstance(run.record.state, Running):
+            core.jobs.progressed(run, fact)
+    elif isinstance(fact, Answer):
+        if op := agent.ops.get(fact.op):
+            op.answered(fact)
+    elif isinstance(fact, Hello):
+        log.warning("agent %s said hello twice: link closed", agent.record.id)
+        link.close()
+
+
+def _take_durable(core: Core, agent: Agent, link: Link, fact: Started | Ended) -> None:
+    if fact.number > agent.record.fact + 1:
+        log.warning("agent %s skipped from fact %d to %d: link closed", agent.record.id, agent.record.fact, fact.number)
+        link.close()
+        return
+    if fact.number == agent.record.fact + 1:
+        agent.record = attrs.evolve(agent.record, fact=fact.number)
+        if run := _own(core, agent, fact.epoch):
+            core.jobs.advance(run, states.Started() if isinstance(fact, Started) else states.Finished(fact))
+    link.post(Ack(fact.number), core.store.put(agent.record))
+
+
+def _own(core: Core, agent: Agent, epoch: Epoch) -> Run | None:
+    """The open run of this epoch if it is this agent's; a stale or foreign serial is dropped here."""
+    run = core.jobs.run_of(epoch.job, epoch.serial)
+    return run if run is not None and run.agent == agent.record.id else None

@@ -1,0 +1,234 @@
+"""The life of a run as one table: every state, every event, every move, and the reason for each race.
+
+States (schemas/records.py) hold exactly what exists in them; events are facts in the past tense about one epoch. There
+is one way to change a run: `advance`. What the table does not list is our own bug; races are rows with a reason.
+*First means first committed by jobd*: a cancel commits its verdict before the end is proved (Ending), and a `finished`
+that comes later is kept in the timeline only. The diagram in docs/states.md is generated from this table.
+"""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from schemas.link import Ended as EndedFact
+from schemas.records import (
+    TIMELINE_STAGES_MAX,
+    Cause,
+    Ended,
+    Ending,
+    Instant,
+    Pending,
+    Running,
+    RunRecord,
+    Stage,
+    Starting,
+    State,
+    Usage,
+    Verdict,
+)
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Admitted:
+    """All its slots were granted."""
+
+
+@frozen
+class Ordered:
+    """Its start order was committed for this agent."""
+
+    agent: str
+
+
+@frozen
+class Started:
+    """The agent said that the command runs."""
+
+
+@frozen
+class Finished:
+    """The agent said how it ended, and that no process of it exists."""
+
+    fact: EndedFact
+
+
+@frozen
+class Canceled:
+    """A user, an operator or a superseding run ended it."""
+
+    cause: Cause
+
+
+@frozen
+class Expired:
+    """One of its time limits passed, or it could not be started."""
+
+    cause: Cause
+
+
+@frozen
+class Missed:
+    """Its agent, or a successor at the same place, came back and knows nothing of it."""
+
+
+Event = Admitted | Ordered | Started | Finished | Canceled | Expired | Missed
+Move = Callable[[Any, Any, Instant], State]
+
+
+# --- moves ----------------------------------------------------------------------------------------------------------
+
+
+def _stay(state: State, _event: Event, _now: Instant) -> State:
+    return state
+
+
+def _order(_state: State, event: Ordered, now: Instant) -> State:
+    return Starting(now, event.agent)
+
+
+def _start(state: Starting, _event: Started, now: Instant) -> State:
+    return Running(now, state.agent)
+
+
+def _finish(_state: State, event: Finished, now: Instant) -> State:
+    verdict, cause = verdict_of(event.fact)
+    return Ended(now, verdict, cause)
+
+
+def _end_at_once(_state: State, event: Canceled | Expired, now: Instant) -> State:
+    return Ended(now, _verdict(event), event.cause)
+
+
+def _end_unproved(state: Starting | Running, event: Canceled | Expired, now: Instant) -> State:
+    return Ending(now, state.agent, _verdict(event), event.cause)
+
+
+def _confirm(state: Ending, _event: Event, now: Instant) -> State:
+    return Ended(now, state.verdict, state.cause)
+
+
+def _lose(_state: State, _event: Missed, now: Instant) -> State:
+    return Ended(now, "failed", Cause("lost", "Its agent came back without it: the machine was restarted or wiped."))
+
+
+def _verdict(event: Canceled | Expired) -> Verdict:
+    return "canceled" if isinstance(event, Canceled) else "failed"
+
+
+@frozen
+class Row:
+    """One move: what it does, the stage it leaves in the timeline ('' for none), and why, where it is a race."""
+
+    move: Move
+    stage: str
+    reason: str = ""
+
+
+TRANSITIONS: dict[tuple[type[Any], type[Any]], Row] = {
+    (Pending, Admitted): Row(_stay, "admitted"),
+    (Pending, Ordered): Row(_order, "ordered"),
+    (Pending, Canceled): Row(_end_at_once, "canceled"),
+    (Pending, Expired): Row(_end_at_once, "failed"),
+    (Starting, Started): Row(_start, "started"),
+    (Starting, Finished): Row(_finish, "ended", "it ended before it could run"),
+    (Starting, Canceled): Row(_end_unproved, "canceled"),
+    (Starting, Expired): Row(_end_unproved, "failed"),
+    (Starting, Missed): Row(_stay, "", "the order was lost on its way and is sent again"),
+    (Running, Started): Row(_stay, "", "an agent that resends its facts says it twice"),
+    (Running, Finished): Row(_finish, "ended"),
+    (Running, Canceled): Row(_end_unproved, "canceled"),
+    (Running, Expired): Row(_end_unproved, "failed"),
+    (Running, Missed): Row(_lose, "lost"),
+    (Ending, Started): Row(_stay, "late start", "the fact crossed the verdict"),
+    (Ending, Finished): Row(_confirm, "end confirmed"),
+    (Ending, Canceled): Row(_stay, "", "the first verdict stands"),
+    (Ending, Expired): Row(_stay, "", "the first verdict stands"),
+    (Ending, Missed): Row(_confirm, "end confirmed", "the agent's place holds nothing of it"),
+    (Ended, Started): Row(_stay, "", "a resent fact of a run that is over"),
+    (Ended, Finished): Row(_stay, "", "a resent fact of a run that is over"),
+    (Ended, Canceled): Row(_stay, "", "a terminal state never changes"),
+    (Ended, Expired): Row(_stay, "", "the limit passed while the end was committed"),
+    (Ended, Missed): Row(_stay, "", "nothing was expected there"),
+}
+
+
+def advance(record: RunRecord, event: Event, now: Instant, number: int) -> RunRecord:
+    """The record after the event; the very same object when the event changes nothing.
+
+    `number` is what the next stage of the job's timeline is to be called; it is used up exactly when the timeline has
+    grown.
+    """
+    row = TRANSITIONS[type(record.state), type(event)]
+    state = row.move(record.state, event, now)
+    if not row.stage:
+        return record
+    stage = Stage(number, now, api_state(state), row.stage, _words(event, state, row))
+    return attrs.evolve(
+        record,
+        state=state,
+        timeline=(*record.timeline, stage)[-TIMELINE_STAGES_MAX:],
+        usage=_usage(event.fact) if isinstance(event, Finished) else record.usage,
+        log_tail=event.fact.log_tail if isinstance(event, Finished) else record.log_tail,
+    )
+
+
+def api_state(state: State) -> str:
+    """The state as the API calls it."""
+    if isinstance(state, (Ending, Ended)):
+        return state.verdict
+    return "running" if isinstance(state, Running) else "pending"
+
+
+def is_active(state: State) -> bool:
+    """Whether the run still is the job's active run; an unproved end is not active, though it holds its slots."""
+    return not isinstance(state, (Ending, Ended))
+
+
+def _words(event: Event, state: State, row: Row) -> str:
+    if isinstance(event, Finished):
+        return _cause_of(event.fact).text
+    if isinstance(event, (Canceled, Expired)):
+        return event.cause.text
+    if isinstance(state, Ended):
+        return state.cause.text if row.move is _lose else row.reason
+    return row.reason
+
+
+def _usage(fact: EndedFact) -> Usage:
+    return Usage(fact.wall_s, fact.cpu_s, fact.peak_memory_bytes, fact.exit_code, fact.signal)
+
+
+def verdict_of(fact: EndedFact) -> tuple[Verdict, Cause]:
+    """What an agent's `ended` means for a run that jobd had not ended itself."""
+    completed = fact.outcome == "exited" and fact.exit_code == 0
+    return ("completed" if completed else "failed"), _cause_of(fact)
+
+
+def _cause_of(fact: EndedFact) -> Cause:
+    if fact.outcome == "exited":
+        if fact.signal is not None:
+            return Cause("signal", f"The code was ended by signal {fact.signal} ({_signal_name(fact.signal)}).")
+        if fact.exit_code == 0:
+            return Cause("completed", "The code ended without an error.")
+        return Cause("exit_code", f"The code ended with exit code {fact.exit_code}.")
+    codes = {
+        "stopped": ("stopped", "It was stopped."),
+        "wall_time": ("run_timeout", "It reached its wall-time limit."),
+        "log_limit": ("log_limit", "It wrote more log than it may."),
+        "not_started": ("not_started", "The command could not be started."),
+        "lost": ("lost", "The process that watched it died; what was left of it has been ended."),
+    }
+    code, text = codes[fact.outcome]
+    return Cause(code, fact.text or text, "agent")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

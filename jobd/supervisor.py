@@ -1,0 +1,70 @@
+"""The composition root: read this first. One screen of nurseries, and everything that the daemon is made of.
+
+    gateway's web server --REST--> web ---\\                         /--> backends: start, find, stop agents
+    operator --admin socket------> web ----> core.ask -> plans ------> fleet
+    agents --unix sockets--> gateway -> facts -> jobs.advance -> store (SQLite) -> the gate opens -> replies, orders
+
+Start order: store, registry, runs taken up again, fleet (which opens each agent's doors), and only then the API. Stop
+order: the API stops accepting, the scope tree is cancelled with the cause `shutdown` (waiting requests are answered
+503), the store is flushed. Nothing that runs is touched: shutdown detaches.
+"""
+
+import fcntl
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import trio
+
+from jobd import runs
+from jobd.core import SHUTDOWN, Core
+from jobd.jobs import Run
+from jobd.store import Memory
+
+FLUSH_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class StateInUse(Exception):
+    """Another daemon works in this state directory."""
+
+
+@contextmanager
+def locked(state: Path) -> Generator[None, None, None]:
+    """The state directory for one daemon alone; raises StateInUse. The lock dies with the process."""
+    state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    lock: IO[str]
+    with (state / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateInUse(f"another jobd works in {state}") from None
+        yield
+
+
+@asynccontextmanager
+async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
+    """The daemon without its doors: inside, `core.ask` serves requests, runs live and agents are tended."""
+    open_runs = core.jobs.restore(memory)
+    core.fleet.restore({user.id: user for user in memory.users}, memory.agents)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(core.store.run)
+
+        def begin(run: Run) -> None:
+            nursery.start_soon(partial(runs.conduct, core, run), name=f"run {run.key}")
+
+        core.begin = begin
+        nursery.start_soon(core.fleet.run)
+        for run in open_runs:
+            begin(run)
+        try:
+            yield
+        finally:
+            core.root.cancel(SHUTDOWN)
+            nursery.cancel_scope.cancel(reason="shutdown")
+    with trio.move_on_after(FLUSH_S, shield=True):
+        await core.store.flush()

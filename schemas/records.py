@@ -1,0 +1,188 @@
+"""What jobd remembers: the records of the store, and the states of a run. Encoded by the codec, one JSON text a record.
+
+A record is replaced as a whole and never edited in place. Times are `Instant`s: wall time for people, boot time so
+that a deadline survives a restart of jobd and a jump of the wall clock.
+"""
+
+from typing import Literal
+
+from attrs import field, frozen
+
+from schemas.codec import at_most, between
+
+TIMELINE_STAGES_MAX = 64
+CAUSE_CHARS_MAX = 4000
+
+Mode = Literal["sequential", "parallel", "batch"]
+Verdict = Literal["completed", "failed", "canceled"]
+
+
+@frozen
+class Instant:
+    """A moment: seconds since 1970 UTC, and CLOCK_BOOTTIME seconds within the boot that `boot` names."""
+
+    wall_s: float
+    boot_s: float
+    boot: str
+
+
+@frozen
+class Cause:
+    """Why something ended: a stable code (docs/faults.md lists them), one sentence for people, and who did it."""
+
+    code: str = field(validator=at_most(64))
+    text: str = field(default="", validator=at_most(CAUSE_CHARS_MAX))
+    actor: str = field(default="jobd", validator=at_most(200))
+
+
+# --- the states of a run: each holds exactly what exists in it; jobd/states.py holds the moves ----------------------
+
+
+@frozen
+class Pending:
+    """Accepted and durable; nothing of it exists outside jobd."""
+
+    since: Instant
+
+
+@frozen
+class Starting:
+    """The start order is committed for `agent`; it may or may not have reached it."""
+
+    since: Instant
+    agent: str
+
+
+@frozen
+class Running:
+    """The agent has said that the command runs."""
+
+    since: Instant
+    agent: str
+
+
+@frozen
+class Ending:
+    """The verdict is committed, the end is not yet proved: slots and the job's next run wait for that."""
+
+    since: Instant
+    agent: str
+    verdict: Verdict
+    cause: Cause
+
+
+@frozen
+class Ended:
+    """Over, and no process of it exists."""
+
+    since: Instant
+    verdict: Verdict
+    cause: Cause
+
+
+State = Pending | Starting | Running | Ending | Ended
+
+
+@frozen
+class Stage:
+    """One line of a run's timeline, and one event of its job: `number` counts over all runs of the job."""
+
+    number: int
+    at: Instant
+    state: str  # the run's state as the API calls it, after this stage
+    name: str
+    text: str = field(default="", validator=at_most(CAUSE_CHARS_MAX))
+
+
+@frozen
+class Usage:
+    """What the run's parent measured."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@frozen
+class Limits:
+    """The four time limits of a run, in seconds: in the queue, to start, to run, without word of its agent."""
+
+    queue_s: float = field(default=86400.0, validator=between(0.1, 30 * 86400))
+    start_s: float = field(default=60.0, validator=between(0.1, 86400))
+    run_s: float = field(default=3600.0, validator=between(0.1, 30 * 86400))
+    heartbeat_s: float = field(default=120.0, validator=between(0.1, 7 * 86400))
+
+
+@frozen
+class Slots:
+    """What a run occupies on its host."""
+
+    cores: int
+    memory_bytes: int
+
+
+@frozen
+class StoredInput:
+    """One input file of a run; its bytes lie in the store under their SHA-256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@frozen
+class RunRecord:
+    """One run. `user` and `job` are internal ids; serial counts the job's runs from 1."""
+
+    user: str
+    job: str
+    serial: int
+    order: int  # of acceptance, over all jobs: pending runs are taken up again in this order
+    code: str
+    code_version: str
+    mode: Mode
+    input_hash: str
+    inputs: tuple[StoredInput, ...]
+    slots: Slots
+    limits: Limits
+    state: State
+    timeline: tuple[Stage, ...] = field(validator=at_most(TIMELINE_STAGES_MAX))
+    usage: Usage = Usage()
+    fraction: float | None = None
+    log_tail: str = ""
+
+
+@frozen
+class JobRecord:
+    """A job: the name that the gateway gave it, and its newest serial (kept over purges: never reused)."""
+
+    id: str
+    user: str
+    name: str
+    serial: int = 0
+    stage: int = 0  # the number of its newest stage, over all its runs
+
+
+@frozen
+class UserRecord:
+    """A user: the name that the gateway gave, the tier, and the number that a uid is made from."""
+
+    id: str
+    name: str
+    tier: str
+    number: int
+
+
+@frozen
+class AgentRecord:
+    """An agent that was started and has not been proved gone."""
+
+    id: str
+    user: str
+    place: str
+    generation: int
+    token_sha256: str
+    handle: str  # the backend's own words for the native thing; empty until it exists
+    fact: int = 0  # the newest durable fact of it that is committed
