@@ -8,8 +8,8 @@ hypercorn.trio.serve, which is not safe for a daemon: tests/test_web_server.py s
 - receive() says http.disconnect, as often as asked, once the peer is gone; then send() raises PeerGone. A half-close
   counts as gone. A peer goes unseen only while its handler leaves a full body queue unread.
 - A write that was cut is the last on its connection. Whatever a peer makes us wait for has a deadline.
-- After a cancel serve_http returns within stop_grace_s. (A handler that shields itself without a deadline breaks this,
-  and a house rule.) No lifespan is spoken: what outlives a request belongs to the supervisor's nurseries.
+- After a cancel it returns within stop_grace_s (a handler that shields itself without a deadline breaks this, and a
+  house rule). No lifespan is spoken: what outlives a request belongs to the supervisor's nurseries.
 """
 
 import logging
@@ -34,7 +34,7 @@ from hypercorn.utils import parse_socket_addr
 LOG = logging.getLogger(__name__)
 
 MAX_RECV = 256 * 1024  # bytes a read; an upload is measurably slower with Hypercorn's 64 KiB
-SEND_BYTES_MAX = 256 * 1024  # what one stall_s is for: a slow reader of a large chunk is not a stalled one
+SEND_BYTES_MAX = 256 * 1024  # what has stall_s to go out: a slow reader of a large chunk is not a stalled one
 RECEIVE_QUEUE_MESSAGES_MAX = 4  # of at most MAX_RECV each: a body's memory while its handler does not read
 REFUSED_MAX = 64  # connections beyond connections_max that still hear why they are refused
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
@@ -86,7 +86,9 @@ async def serve_http(
             await trio.serve_listeners(door.serve, list(listeners), handler_nursery=connections)
         finally:
             grace.deadline = trio.current_time() + limits.stop_grace_s
-            door.stop()
+            door.stopping = True
+            for connection in door.connections:
+                connection.stop_if_idle()
             stopped.set()
 
     async with trio.open_nursery() as outer:
@@ -124,11 +126,6 @@ class _Door:
         except* Exception as errors:
             LOG.exception("a connection failed", exc_info=errors)
 
-    def stop(self) -> None:
-        self.stopping = True
-        for connection in self.connections:
-            connection.stop_if_idle()
-
 
 class _Connection(TaskGroup):
     """One accepted socket: its own task reads, the app's task writes. TaskGroup is Hypercorn's seam to start apps."""
@@ -142,13 +139,10 @@ class _Connection(TaskGroup):
         self._gone = False  # nobody reads what the app sends
         self._dead = False  # a write was cut: never write again
         self._last_write: trio.Event | None = None  # the end of the queue of writes
-        sock, config = stream.socket, Config()
-        config.errorlog = None  # the logging is ours
-        config.include_server_header = False
-        config.h11_max_incomplete_size = door.limits.request_head_bytes_max
+        sock, head_max = stream.socket, door.limits.request_head_bytes_max
+        config = Config.from_mapping(errorlog=None, include_server_header=False, h11_max_incomplete_size=head_max)
         state = asgi.ConnectionState({**door.state, "peer": _prepare(sock, door.limits.stall_s)})
-        client = parse_socket_addr(sock.family, sock.getpeername())
-        server = parse_socket_addr(sock.family, sock.getsockname())
+        client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
         app, context = ASGIWrapper(door.app), WorkerContext(None)
         self._protocol = _PlainHTTP(app, config, context, self, state, False, client, server, self._send)
         self._protocol.busy = busy
@@ -194,8 +188,8 @@ class _Connection(TaskGroup):
         """The next bytes, or none when the peer is gone, which a stalled one is too."""
         # h11 looks at its limit only between reads: read no head further than one byte past it.
         size = max(1, self._limits.request_head_bytes_max + 1 - self._head_bytes) if self._head_bytes >= 0 else MAX_RECV
-        owes_body = self._protocol.connection.their_state is h11.SEND_BODY
-        with suppress(*GONE), trio.fail_after(self._limits.stall_s if owes_body else inf):
+        silence_s = self._limits.stall_s if self._protocol.connection.their_state is h11.SEND_BODY else inf
+        with suppress(*GONE), trio.fail_after(silence_s):
             return await self._stream.receive_some(size)
         return b""
 
@@ -221,7 +215,7 @@ class _Connection(TaskGroup):
         ahead, mine, complete = self._last_write, trio.Event(), False
         self._last_write = mine
         try:
-            if ahead and not ahead.is_set():
+            if ahead is not None and not ahead.is_set():
                 await ahead.wait()
             with suppress(*GONE):  # the app hears it by receive(), and by its next send()
                 for start in range(0, 0 if self._dead else len(data), SEND_BYTES_MAX):
