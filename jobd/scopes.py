@@ -89,12 +89,12 @@ class Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._trio is not None
-        caught = self._trio.__exit__(kind, error, trace)
-        if caught and self.cause is None:
+        swallowed = self._trio.__exit__(kind, error, trace)
+        if self._trio.cancelled_caught and self.cause is None:
             assert self._expiry is not None, "cancelled, but neither by a cause nor by an expiry"
             self.cancel(self._expiry[1])
         self.leave()
-        return caught
+        return swallowed
 
     def leave(self) -> None:
         """The work is over: leave the tree, and with it every node above that has neither work nor children now."""

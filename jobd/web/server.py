@@ -38,7 +38,6 @@ SEND_BYTES_MAX = 256 * 1024  # what has stall_s to go out: a slow reader of a la
 RECEIVE_QUEUE_MESSAGES_MAX = 4  # of at most MAX_RECV each: a body's memory while its handler does not read
 REFUSED_MAX = 64  # connections beyond connections_max that still hear why they are refused
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-
 _Put = Callable[[asgi.ASGIReceiveEvent], Awaitable[None]]
 _Send = Callable[[asgi.ASGISendEvent | None], Awaitable[None]]  # None: the app has ended
 
@@ -136,8 +135,7 @@ class _Connection(TaskGroup):
         self._reading = trio.CancelScope()  # its deadline is the head's, its cancel the end of input
         self._head_bytes = 0  # of an incomplete head; -1 while a request is served
         self._ahead = b""  # sent before the last request was answered
-        self._gone = False  # nobody reads what the app sends
-        self._dead = False  # a write was cut: never write again
+        self._gone = False  # nobody reads what the app sends, or a write was cut: never write again
         self._last_write: trio.Event | None = None  # the end of the queue of writes
         sock, head_max = stream.socket, door.limits.request_head_bytes_max
         config = Config.from_mapping(errorlog=None, include_server_header=False, h11_max_incomplete_size=head_max)
@@ -156,7 +154,7 @@ class _Connection(TaskGroup):
                 await self._read()
             self._gone = True
             await self._protocol.handle(Closed())
-        if not self._dead and self._protocol.connection.their_state in (h11.SEND_BODY, h11.ERROR):
+        if self._protocol.connection.their_state in (h11.SEND_BODY, h11.ERROR):
             # A peer that still sends gets our answer only so: a close over unread bytes would reset it away.
             with suppress(*GONE), trio.move_on_after(self._limits.linger_s):
                 await self._stream.send_eof()
@@ -218,13 +216,13 @@ class _Connection(TaskGroup):
             if ahead is not None and not ahead.is_set():
                 await ahead.wait()
             with suppress(*GONE):  # the app hears it by receive(), and by its next send()
-                for start in range(0, 0 if self._dead else len(data), SEND_BYTES_MAX):
+                for start in range(0, 0 if self._gone else len(data), SEND_BYTES_MAX):
                     with trio.fail_after(self._limits.stall_s):
                         await self._stream.send_all(memoryview(data)[start : start + SEND_BYTES_MAX])
                 complete = True
         finally:
             if not complete:
-                self._dead = self._gone = True
+                self._gone = True
                 self._reading.cancel()
             mine.set()
 
