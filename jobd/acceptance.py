@@ -12,7 +12,7 @@ from jobd.errors import Invalid
 from jobd.store import Blob
 from schemas.api import Input, RunRequest
 from schemas.codec import dumps
-from schemas.records import Instant, Limits, Pending, RunRecord, Slots, StoredInput
+from schemas.records import Execution, Instant, Limits, Pending, RunRecord, Slots, StoredInput
 
 
 def draft(codes: Mapping[str, Code], ask: RunRequest, now: Instant) -> tuple[RunRecord, list[Blob]]:
@@ -23,7 +23,7 @@ def draft(codes: Mapping[str, Code], ask: RunRequest, now: Instant) -> tuple[Run
     if ask.mode not in code.modes:
         raise Invalid(f"'{ask.code}' has the modes {', '.join(code.modes)}.", field="mode")
     blobs, inputs = _inputs(code, ask.inputs)
-    slots = _slots(code, ask)
+    slots, limits = _slots(code, ask), _limits(code, ask)
     hashed = {
         "code": [code.name, code.version],
         "mode": ask.mode,
@@ -41,7 +41,14 @@ def draft(codes: Mapping[str, Code], ask: RunRequest, now: Instant) -> tuple[Run
         input_hash=hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
         inputs=inputs,
         slots=slots,
-        limits=_limits(code, ask),
+        limits=limits,
+        execution=Execution(
+            command=code.command(ask.mode, slots.cores),
+            environment=code.environment,
+            limits=code.run_limits(ask.mode, limits),
+            worker=code.worker(),
+            progress_s=code.analysis.progress_s if code.analysis else 1.0,
+        ),
         state=Pending(now),
         timeline=(),
     )

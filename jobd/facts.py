@@ -92,7 +92,7 @@ def _welcome(core: Core, agent: Agent, link: Link, hello: Hello) -> None:
     protocol = min(hello.protocol, PROTOCOL)
     link.post(Welcome(protocol, agent.record.fact, core.config.agents.heartbeat_s, tuple(stop)), sequence)
     for run in again:
-        link.post(start_order(core.codes[run.record.code], run.record), run.job.sequence)
+        link.post(start_order(run.record), run.job.sequence)
 
 
 def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:

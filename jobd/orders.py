@@ -5,22 +5,22 @@ Both are made from the run's record alone, so they are the same after a restart 
 
 import hashlib
 
-from jobd.codes import Code
 from schemas.ids import new_id
 from schemas.link import Epoch, InputFile, Start
 from schemas.records import RunRecord, StoredInput
 
 
-def start_order(code: Code, run: RunRecord) -> Start:
+def start_order(run: RunRecord) -> Start:
     """Everything that the agent must know to execute this epoch."""
+    execution = run.execution
     return Start(
         epoch=Epoch(run.job, run.serial),
-        command=code.command(run.mode, run.slots.cores),
-        environment=code.environment,
+        command=execution.command,
+        environment=execution.environment,
         inputs=tuple(InputFile(each.path, each.bytes, each.sha256, transfer_id(run, each)) for each in run.inputs),
-        limits=code.run_limits(run.mode, run.limits),
-        worker=code.worker(),
-        progress_s=code.analysis.progress_s if code.analysis else 1.0,
+        limits=execution.limits,
+        worker=execution.worker,
+        progress_s=execution.progress_s,
     )
 
 

@@ -14,6 +14,7 @@ from attrs import frozen
 from jobd import acceptance, delivery, states
 from jobd.agent import Agent
 from jobd.broker import Pool, Ticket
+from jobd.causes import cause
 from jobd.core import PLACE, Core, gated, nothing
 from jobd.delivery import Sink
 from jobd.dispatch import Act, Awaited, Held, Plan, Request, Situation
@@ -53,7 +54,7 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
             raise Invalid(f"The user's tier allows no {ask.mode} runs.", field="mode")
         # commit
         if newest is not None and newest.active:
-            _cancel(core, newest, Cause("superseded", "A newer run took its place.", user))
+            _cancel(core, newest, cause("superseded", actor=user))
         run = core.jobs.accept(job, "default", draft, blobs)
         core.begin(run)
         return partial(gated, core, job.sequence, (202, view_job(job, core.fleet, core.world)))
@@ -81,7 +82,7 @@ def start(core: Core, run: Run) -> Plan[None]:
         agent = request.need(Connected(core.fleet, run.user, PLACE, patient=True))
         # commit
         sequence = core.jobs.advance(run, states.Ordered(agent.record.id))
-        post(agent, start_order(core.codes[run.record.code], run.record), sequence)
+        post(agent, start_order(run.record), sequence)
         return nothing
 
     return plan
@@ -176,7 +177,7 @@ def cancel(core: Core, user: str, name: str, ask: CancelRequest, actor: str) -> 
         if run is None:
             return partial(gated, core, job.sequence, view_job(job, core.fleet, core.world))
         if run.active:
-            _cancel(core, run, Cause("user", ask.reason or "Canceled by the user.", actor))
+            _cancel(core, run, cause("user", ask.reason, actor))
 
         async def act() -> RunView:
             await core.store.durable(job.sequence)
@@ -190,10 +191,10 @@ def cancel(core: Core, user: str, name: str, ask: CancelRequest, actor: str) -> 
     return plan
 
 
-def _cancel(core: Core, run: Run, cause: Cause) -> None:
-    core.jobs.advance(run, states.Canceled(cause))
+def _cancel(core: Core, run: Run, why: Cause) -> None:
+    core.jobs.advance(run, states.Canceled(why))
     if run.scope is not None:
-        run.scope.cancel(cause)
+        run.scope.cancel(why)
 
 
 def _is_linked(core: Core, run: Run) -> bool:

@@ -15,12 +15,13 @@ import trio
 
 from jobd import plans, states
 from jobd.agent import Agent
+from jobd.causes import cause
 from jobd.core import PLACE, SHUTDOWN, Core
 from jobd.dispatch import Held, Request, dispatch
 from jobd.jobs import Run
 from jobd.world import elapsed_s
 from schemas.link import Epoch, Stop
-from schemas.records import CAUSE_CHARS_MAX, Cause, Ending, Pending, Running, Starting
+from schemas.records import Cause, Ending, Pending, Running, Starting
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ async def conduct(core: Core, run: Run) -> None:
         await _conduct(core, run)
     except Exception:
         log.exception("run %s failed in jobd itself", run.key)
-        core.jobs.advance(run, states.Expired(Cause("internal", "jobd failed at this run; its log says why.")))
+        core.jobs.advance(run, states.Expired(cause("internal")))
 
 
 async def _conduct(core: Core, run: Run) -> None:
@@ -47,12 +48,12 @@ async def _conduct(core: Core, run: Run) -> None:
             with run.scope:
                 await _live(core, run, held)
             run.waits(None)
-            cause = run.scope.cause
+            why = run.scope.cause
             run.scope = None
-            if cause is SHUTDOWN:
+            if why is SHUTDOWN:
                 return
-            if cause is not None and run.active:
-                core.jobs.advance(run, states.Expired(_explained(core, run, cause)))
+            if why is not None and run.active:
+                core.jobs.advance(run, states.Expired(_explained(core, run, why)))
         if isinstance(run.record.state, Ending):
             with job.open("ending", name) as scope:
                 scope.doing = "waiting for the proof of its end"
@@ -104,7 +105,7 @@ async def _watch_heartbeat(core: Core, run: Run) -> None:
 
 async def _until_proved(core: Core, run: Run) -> None:
     """Tell the agent, now and on every new link (its Welcome lists the run), and wait for its word or for proof."""
-    order = Stop(Epoch(*run.key), core.codes[run.record.code].modes[run.record.mode].limits.grace_s)
+    order = Stop(Epoch(*run.key), run.record.execution.limits.grace_s)
     agent = _agent_of(core, run)
     if agent is not None:
         plans.post(agent, order, run.job.sequence)
@@ -116,12 +117,12 @@ def _agent_of(core: Core, run: Run) -> Agent | None:
     return core.fleet.agents.get((run.user.id, PLACE))
 
 
-def _explained(core: Core, run: Run, cause: Cause) -> Cause:
+def _explained(core: Core, run: Run, why: Cause) -> Cause:
     """A run that could not be started says why its agent could not."""
     agent = core.fleet.agents.get((run.user.id, PLACE))
-    if cause is START_TIMEOUT and agent is not None and agent.failure:
-        return Cause("agent_start", f"Its agent could not be started: {agent.failure}"[:CAUSE_CHARS_MAX])
-    return cause
+    if why is START_TIMEOUT and agent is not None and agent.failure:
+        return cause("agent_start", f"Its agent could not be started: {agent.failure}")
+    return why
 
 
 def _left(core: Core, run: Run, limit_s: float) -> float:
@@ -129,7 +130,7 @@ def _left(core: Core, run: Run, limit_s: float) -> float:
     return max(0.0, limit_s - elapsed_s(run.record.state.since, core.world.now()))
 
 
-QUEUE_TIMEOUT = Cause("queue_timeout", "It waited in the queue for longer than its limit.")
-START_TIMEOUT = Cause("start_timeout", "It could not be started within its limit.")
-RUN_TIMEOUT = Cause("run_timeout", "It ran for longer than its limit.")
-HEARTBEAT_TIMEOUT = Cause("heartbeat_timeout", "Nothing was heard of its agent for longer than its limit.")
+QUEUE_TIMEOUT = cause("queue_timeout")
+START_TIMEOUT = cause("start_timeout")
+RUN_TIMEOUT = cause("run_timeout")
+HEARTBEAT_TIMEOUT = cause("heartbeat_timeout")

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from jobd.causes import CAUSES, cause
 from schemas.link import Ended as EndedFact
 from schemas.records import (
     TIMELINE_STAGES_MAX,
@@ -113,7 +114,7 @@ def _confirm(state: Ending, _event: Event, now: Instant) -> State:
 
 
 def _lose(_state: State, _event: Missed, now: Instant) -> State:
-    return Ended(now, "failed", Cause("lost", "Its agent came back without it: the machine was restarted or wiped."))
+    return Ended(now, "failed", cause("lost"))
 
 
 def _verdict(event: Canceled | Expired) -> Verdict:
@@ -205,26 +206,19 @@ def _usage(fact: EndedFact) -> Usage:
 
 def verdict_of(fact: EndedFact) -> tuple[Verdict, Cause]:
     """What an agent's `ended` means for a run that jobd had not ended itself."""
-    completed = fact.outcome == "exited" and fact.exit_code == 0
-    return ("completed" if completed else "failed"), _cause_of(fact)
+    found = _cause_of(fact)
+    return CAUSES[found.code][0], found
 
 
 def _cause_of(fact: EndedFact) -> Cause:
-    if fact.outcome == "exited":
-        if fact.signal is not None:
-            return Cause("signal", f"The code was ended by signal {fact.signal} ({_signal_name(fact.signal)}).")
-        if fact.exit_code == 0:
-            return Cause("completed", "The code ended without an error.")
-        return Cause("exit_code", f"The code ended with exit code {fact.exit_code}.")
-    codes = {
-        "stopped": ("stopped", "It was stopped."),
-        "wall_time": ("run_timeout", "It reached its wall-time limit."),
-        "log_limit": ("log_limit", "It wrote more log than it may."),
-        "not_started": ("not_started", "The command could not be started."),
-        "lost": ("lost", "The process that watched it died; what was left of it has been ended."),
-    }
-    code, text = codes[fact.outcome]
-    return Cause(code, fact.text or text, "agent")
+    if fact.outcome != "exited":
+        code = {"wall_time": "run_timeout"}.get(fact.outcome, fact.outcome)
+        return cause(code, fact.text, "agent")
+    if fact.signal is not None:
+        return cause("signal", f"The code was ended by signal {fact.signal} ({_signal_name(fact.signal)}).")
+    if fact.exit_code == 0:
+        return cause("completed")
+    return cause("exit_code", f"The code ended with exit code {fact.exit_code}.")
 
 
 def _signal_name(number: int) -> str:

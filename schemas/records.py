@@ -9,6 +9,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from schemas.codec import at_most, between
+from schemas.link import RunLimits, Worker
 
 TIMELINE_STAGES_MAX = 64
 CAUSE_CHARS_MAX = 4000
@@ -124,6 +125,17 @@ class Slots:
 
 
 @frozen
+class Execution:
+    """What the start order says, fixed at acceptance: a later change of the code's description does not touch it."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    limits: RunLimits
+    worker: Worker | None
+    progress_s: float
+
+
+@frozen
 class StoredInput:
     """One input file of a run; its bytes lie in the store under their SHA-256."""
 
@@ -147,6 +159,7 @@ class RunRecord:
     inputs: tuple[StoredInput, ...]
     slots: Slots
     limits: Limits
+    execution: Execution
     state: State
     timeline: tuple[Stage, ...] = field(validator=at_most(TIMELINE_STAGES_MAX))
     usage: Usage = Usage()

@@ -1,0 +1,26 @@
+"""Why a run ended: every cause that jobd gives, with its verdict and its sentence. docs/faults.md is made from this."""
+
+from schemas.records import CAUSE_CHARS_MAX, Cause, Verdict
+
+CAUSES: dict[str, tuple[Verdict, str]] = {
+    "completed": ("completed", "The code ended without an error."),
+    "user": ("canceled", "Canceled by the user."),
+    "superseded": ("canceled", "A newer run took its place."),
+    "exit_code": ("failed", "The code ended with an error of its own."),
+    "signal": ("failed", "The code was ended by a signal."),
+    "run_timeout": ("failed", "It ran for longer than its limit."),
+    "log_limit": ("failed", "It wrote more log than it may."),
+    "not_started": ("failed", "The command could not be started, or its inputs could not be fetched."),
+    "stopped": ("failed", "It was stopped at its place, not by jobd."),
+    "queue_timeout": ("failed", "It waited in the queue for longer than its limit."),
+    "start_timeout": ("failed", "It could not be started within its limit."),
+    "agent_start": ("failed", "Its agent could not be started within its limit."),
+    "heartbeat_timeout": ("failed", "Nothing was heard of its agent for longer than its limit."),
+    "lost": ("failed", "What watched it is gone without a word: the machine was restarted, or the process killed."),
+    "internal": ("failed", "jobd failed at this run; its log says why."),
+}
+
+
+def cause(code: str, text: str = "", actor: str = "jobd") -> Cause:
+    """A cause of this code, with its own sentence unless a more exact one is given."""
+    return Cause(code, (text or CAUSES[code][1])[:CAUSE_CHARS_MAX], actor)
