@@ -31,6 +31,7 @@ from schemas.ids import new_token
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+SOCKET_PATH_BYTES_MAX = 100
 
 
 class ConfigError(Exception):
@@ -64,8 +65,16 @@ def service_token(config: Config) -> str:
     return token
 
 
+def check_paths(config: Config) -> None:
+    """Unix socket paths end at about 100 bytes; raises ConfigError before anything is made."""
+    longest = config.directory.absolute() / "agents" / "a234567abc" / "control.sock"
+    if len(str(longest).encode()) > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(f"state: the path is too long for unix sockets: {longest} is over {SOCKET_PATH_BYTES_MAX}")
+
+
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT; then detach from all that runs, and return."""
+    check_paths(config)
     with locked(config.directory):
         disk = SqliteDisk(config.directory / "jobd.sqlite")
         gateway = UnixGateway(config.directory, config.agents)

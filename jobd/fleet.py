@@ -21,7 +21,7 @@ from jobd.errors import AgentUnavailable
 from jobd.gateway import Gateway
 from jobd.jobs import Jobs
 from jobd.scopes import Scope
-from jobd.store import Gone, Store
+from jobd.store import Store
 from jobd.world import World
 from schemas.link import End
 from schemas.records import AgentRecord, UserRecord
@@ -53,17 +53,18 @@ class Fleet:
             self.agents[record.user, record.place] = Agent(users[record.user], record, self._world.now())
 
     async def run(self) -> None:
-        """Tend every agent, those that the store remembers first."""
+        """Tend every agent that is wanted, and those that were awake before a restart."""
         async with trio.open_nursery() as self._nursery:
             for agent in list(self.agents.values()):
-                self._tend(agent)
+                if agent.record.awake or self._jobs.runs_on(agent.record.id):
+                    self._tend(agent)
             await trio.sleep_forever()
 
     def want(self, user: UserRecord, place: str) -> Agent:
         """The agent of this user at this place; its tending begins if it is not tended."""
         agent = self.agents.get((user.id, place))
         if agent is None:
-            record = AgentRecord(self._world.new_id("a"), user.id, place, 0, "", "")
+            record = AgentRecord(self._world.new_id("a"), user.id, place)
             agent = self.agents[user.id, place] = Agent(user, record, self._world.now())
         agent.used = self._world.now().boot_s
         self._tend(agent)
@@ -80,14 +81,17 @@ class Fleet:
     async def _tending(self, agent: Agent) -> None:
         try:
             with self._root.group("user", agent.user.name).open("agent", agent.record.id) as scope:
-                await self._backend.prepare(self._spec(agent, ""))
-                async with self._gateway.doors(agent):
-                    while self._is_needed(agent):
-                        await self._one_round(agent, scope)
-                    await self._retire(agent)
-        except BackendError as error:
-            self._fail(agent, str(error))
+                while self._is_needed(agent):
+                    try:
+                        await self._backend.prepare(self._spec(agent, ""))
+                        async with self._gateway.doors(agent):
+                            while self._is_needed(agent):
+                                await self._one_round(agent, scope)
+                            await self._retire(agent)
+                    except (BackendError, OSError) as error:
+                        await self._back_off(agent, scope, f"its directory cannot be used: {error}")
         finally:
+            agent.failure, agent.failures = "", 0  # the next one who wants it makes a fresh start
             self._tended.discard(agent.record.id)
 
     async def _one_round(self, agent: Agent, scope: Scope) -> None:
@@ -104,10 +108,16 @@ class Fleet:
             await self._watch(agent)
         except BackendError as error:
             await self._end(agent)
-            self._fail(agent, await self._with_log(agent, error))
-            self._stage(agent, scope, "waiting to start the agent again")
-            backoff_s = min(self._config.backoff_s_max, self._config.backoff_s * 2 ** (agent.failures - 1))
-            await trio.sleep(backoff_s * (1 + self._world.jitter() / 2))
+            tail = await self._backend.log_tail(self._spec(agent, ""))
+            await self._back_off(agent, scope, f"{error}. The end of its log: {tail}" if tail else f"{error}.")
+
+    async def _back_off(self, agent: Agent, scope: Scope, reason: str) -> None:
+        agent.failures += 1
+        agent.failure = reason
+        log.warning("agent %s of %s: %s", agent.record.id, agent.user.name, reason)
+        self._stage(agent, scope, "waiting to start the agent again")
+        backoff_s = min(self._config.backoff_s_max, self._config.backoff_s * 2 ** min(agent.failures - 1, 20))
+        await trio.sleep(backoff_s * (1 + self._world.jitter() / 2))
 
     async def _start(self, agent: Agent, scope: Scope) -> None:
         """A new generation: the intent first, durably, then the deed, then what came of it."""
@@ -115,7 +125,7 @@ class Fleet:
         token = self._world.new_token()
         digest = hashlib.sha256(token.encode()).hexdigest()
         agent.record = attrs.evolve(
-            agent.record, generation=agent.record.generation + 1, token_sha256=digest, handle=""
+            agent.record, generation=agent.record.generation + 1, awake=True, token_sha256=digest, handle=""
         )
         await self._store.durable(self._store.put(agent.record))
         with trio.move_on_after(self._config.start_s):
@@ -143,19 +153,18 @@ class Fleet:
                 raise BackendError(f"it was away for {self._config.away_s:g} s")
 
     async def _retire(self, agent: Agent) -> None:
-        """Nobody needs it: tell it to end, see that it is gone, forget it."""
+        """Nobody needs it: tell it to end and see that it is gone. Its token dies with it; its record stays."""
         if agent.link is not None:
             agent.link.post(End("idle"))
             with trio.move_on_after(self._config.stop_s):
                 while agent.link is not None:
                     await agent.changed.wait()
-        await self._end(agent)
-        if not self._is_needed(agent):
-            self._store.put(Gone(agent.record.id))
-            del self.agents[agent.record.user, agent.record.place]
+        if await self._end(agent):
+            agent.record = attrs.evolve(agent.record, awake=False, token_sha256="", handle="")
+            self._store.put(agent.record)
 
-    async def _end(self, agent: Agent) -> None:
-        """No process of it exists afterwards, or the log says that this could not be done."""
+    async def _end(self, agent: Agent) -> bool:
+        """Whether no process of it exists afterwards; where that cannot be had, the log says why."""
         if agent.link is not None:
             agent.link.close()
         try:
@@ -165,11 +174,13 @@ class Fleet:
                     await self._backend.stop(handle)
         except (BackendError, trio.TooSlowError) as error:
             log.warning("agent %s could not be ended: %s", agent.record.id, error)
+            return False
+        return True
 
     async def _is_alive(self, agent: Agent) -> bool:
         if not agent.record.handle:
             # jobd may have died between the deed and its record.
-            handle = await self._backend.adopt(self._spec(agent, "")) if agent.record.generation else None
+            handle = await self._backend.adopt(self._spec(agent, "")) if agent.record.awake else None
             if handle is None:
                 return False
             agent.record = attrs.evolve(agent.record, handle=handle)
@@ -188,16 +199,6 @@ class Fleet:
         if agent.waiting or agent.ops or any(self._jobs.runs_on(agent.record.id)):
             agent.used = now
         return now - agent.used < self._config.idle_s
-
-    def _fail(self, agent: Agent, reason: str) -> None:
-        agent.failures += 1
-        agent.failure = reason
-        log.warning("agent %s of %s: %s", agent.record.id, agent.user.name, reason)
-        agent.changed.notify()
-
-    async def _with_log(self, agent: Agent, error: BackendError) -> str:
-        tail = await self._backend.log_tail(self._spec(agent, ""))
-        return f"{error}. The end of its log: {tail}" if tail else str(error)
 
     def _stage(self, agent: Agent, scope: Scope, stage: str) -> None:
         scope.doing = agent.stage = stage

@@ -23,6 +23,7 @@ from schemas.link import MESSAGE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
+DOORS = ("control.sock", "bulk.sock")
 BACKLOG = 16
 RECEIVE_BYTES = 65536
 
@@ -50,13 +51,14 @@ class UnixGateway:
     async def doors(self, agent: Agent) -> AsyncGenerator[None, None]:
         """Inside it, this agent can call home."""
         directory = self._state / "agents" / agent.record.id
-        control = await _listen(directory / "control.sock")
-        bulk = await _listen(directory / "bulk.sock")
+        control, bulk = [await _listen(directory / name) for name in DOORS]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._accept, control, self._link_of, agent)
             nursery.start_soon(self._accept, bulk, self.serve_bulk, agent)
             yield
             nursery.cancel_scope.cancel(reason="the agent is retired")
+        for name in DOORS:
+            (directory / name).unlink(missing_ok=True)
 
     async def _accept(
         self, listener: trio.SocketListener, serve: Callable[[Agent, trio.SocketStream], Awaitable[None]], agent: Agent

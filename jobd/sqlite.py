@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobd.store import Blob, Gone, Memory, Write
+from jobd.store import Blob, Memory, Write
 from schemas import codec
 from schemas.records import AgentRecord, Ended, JobRecord, RunRecord, UserRecord
 
@@ -123,5 +123,4 @@ _STATEMENTS: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]]]] = {
         lambda run: (run.job, run.serial, run.order, not isinstance(run.state, Ended), _text(run)),
     ),
     Blob: ("INSERT OR IGNORE INTO blobs VALUES (?, ?)", lambda blob: (blob.sha256, blob.content)),
-    Gone: ("DELETE FROM agents WHERE id = ?", lambda gone: (gone.agent,)),
 }

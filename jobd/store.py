@@ -36,14 +36,7 @@ class Blob:
     content: bytes = field(repr=False)
 
 
-@frozen
-class Gone:
-    """This agent is proved gone."""
-
-    agent: str
-
-
-Write = UserRecord | JobRecord | RunRecord | AgentRecord | Blob | Gone
+Write = UserRecord | JobRecord | RunRecord | AgentRecord | Blob
 
 
 @frozen

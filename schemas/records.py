@@ -190,12 +190,13 @@ class UserRecord:
 
 @frozen
 class AgentRecord:
-    """An agent that was started and has not been proved gone."""
+    """An agent: one for each user and place, for good; its generations come and go."""
 
     id: str
     user: str
     place: str
-    generation: int
-    token_sha256: str
-    handle: str  # the backend's own words for the native thing; empty until it exists
+    generation: int = 0
+    awake: bool = False  # a process of it exists or may exist: set before the start, cleared when it is proved gone
+    token_sha256: str = ""
+    handle: str = ""  # the backend's own words for the native thing; empty until it is known
     fact: int = 0  # the newest durable fact of it that is committed
