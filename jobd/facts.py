@@ -13,9 +13,10 @@ import trio
 from jobd import states
 from jobd.agent import Agent
 from jobd.core import Core
+from jobd.dispatch import Situation
 from jobd.jobs import Run
 from jobd.link import Link, LinkClosed, Transport
-from jobd.orders import start_order
+from jobd.orders import start_order, stop_order
 from schemas import codec
 from schemas.link import (
     MESSAGE_BYTES_MAX,
@@ -77,22 +78,16 @@ def _welcome(core: Core, agent: Agent, link: Link, hello: Hello) -> None:
     """Compare what the agent holds with what jobd knows: keep, stop, order again, or give up as lost."""
     held = {(each.epoch.job, each.epoch.serial): each for each in hello.held}
     ours = {run.key: run for run in core.jobs.runs_on(agent.record.id)}
-    stop = [each.epoch for key, each in held.items() if key not in ours and each.state != "ended"]
-    again = []
-    sequence = core.store.sequence
-    for key, run in ours.items():
-        if key in held:
-            run.taken = True
-            if isinstance(run.record.state, Ending):
-                stop.append(Epoch(*key))
-            continue
-        sequence = core.jobs.advance(run, states.Missed())
-        if isinstance(run.record.state, Starting):
-            again.append(run)
+    orphans = tuple(each.epoch for key, each in held.items() if key not in ours and each.state != "ended")
     protocol = min(hello.protocol, PROTOCOL)
-    link.post(Welcome(protocol, agent.record.fact, core.config.agents.heartbeat_s, tuple(stop)), sequence)
-    for run in again:
-        link.post(start_order(run.record), run.job.sequence)
+    link.post(Welcome(protocol, agent.record.fact, core.config.agents.heartbeat_s, orphans), core.store.sequence)
+    for key, run in ours.items():
+        if key not in held:
+            core.jobs.advance(run, states.Missed())
+        if isinstance(run.record.state, Ending):
+            link.post(stop_order(run.record), run.job.sequence)
+        elif isinstance(run.record.state, Starting) and key not in held:
+            link.post(start_order(run.record), run.job.sequence)
 
 
 def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
@@ -102,8 +97,9 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
     if isinstance(fact, Started | Ended):
         _take_durable(core, agent, link, fact)
     elif isinstance(fact, Taken):
-        if run := _own(core, agent, fact.epoch):
-            run.taken = True
+        run = _own(core, agent, fact.epoch)
+        if run and isinstance(run.record.state, Starting):
+            run.waits(Situation("inputs", "the agent fetches its inputs and starts it"))
     elif isinstance(fact, Progress):
         run = _own(core, agent, fact.epoch)
         if run and isinstance(run.record.state, Running):

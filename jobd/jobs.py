@@ -60,7 +60,6 @@ class Run:
         self.progress: Progress | None = None
         self.situation: Situation | None = None
         self.scope: Scope | None = None
-        self.taken = False  # the agent has journaled the start order
 
     @property
     def key(self) -> tuple[str, int]:

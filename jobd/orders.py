@@ -1,4 +1,4 @@
-"""The start order of a run, and the transfers by which its agent fetches the inputs.
+"""The orders about a run, and the transfers by which its agent fetches the inputs.
 
 Both are made from the run's record alone, so they are the same after a restart of jobd, when the agent may still fetch.
 """
@@ -6,7 +6,7 @@ Both are made from the run's record alone, so they are the same after a restart 
 import hashlib
 
 from schemas.ids import new_id
-from schemas.link import Epoch, InputFile, Start
+from schemas.link import Epoch, InputFile, Start, Stop
 from schemas.records import RunRecord, StoredInput
 
 
@@ -22,6 +22,11 @@ def start_order(run: RunRecord) -> Start:
         worker=execution.worker,
         progress_s=execution.progress_s,
     )
+
+
+def stop_order(run: RunRecord) -> Stop:
+    """End this epoch, with the grace that its code has."""
+    return Stop(Epoch(run.job, run.serial), run.execution.limits.grace_s)
 
 
 def transfer_id(run: RunRecord, file: StoredInput) -> str:

@@ -17,10 +17,10 @@ from jobd import plans, states
 from jobd.agent import Agent
 from jobd.causes import cause
 from jobd.core import PLACE, SHUTDOWN, Core
-from jobd.dispatch import Held, Request, dispatch
+from jobd.dispatch import Held, Request, Situation, dispatch
 from jobd.jobs import Run
+from jobd.orders import stop_order
 from jobd.world import elapsed_s
-from schemas.link import Epoch, Stop
 from schemas.records import Cause, Ending, Pending, Running, Starting
 
 log = logging.getLogger(__name__)
@@ -73,10 +73,13 @@ async def _live(core: Core, run: Run, held: Held) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_watch_heartbeat, core, run)
         scope.doing = "waiting for the agent to start it"
+        if isinstance(run.record.state, Starting):
+            run.waits(Situation("ordered", scope.doing))
         scope.expire(_left(core, run, limits.start_s), START_TIMEOUT)
         while isinstance(run.record.state, Starting):
             await run.job.changed.wait()
         scope.doing = "running"
+        run.waits(None)
         scope.expire(_left(core, run, limits.run_s) + RUN_MARGIN_S, RUN_TIMEOUT)
         while isinstance(run.record.state, Running):
             await run.job.changed.wait()
@@ -104,11 +107,10 @@ async def _watch_heartbeat(core: Core, run: Run) -> None:
 
 
 async def _until_proved(core: Core, run: Run) -> None:
-    """Tell the agent, now and on every new link (its Welcome lists the run), and wait for its word or for proof."""
-    order = Stop(Epoch(*run.key), run.record.execution.limits.grace_s)
+    """Tell the agent, now and after every Welcome (facts.py), and wait for its word or for proof."""
     agent = _agent_of(core, run)
     if agent is not None:
-        plans.post(agent, order, run.job.sequence)
+        plans.post(agent, stop_order(run.record), run.job.sequence)
     while isinstance(run.record.state, Ending):
         await run.job.changed.wait()
 

@@ -94,7 +94,7 @@ class RunLimits:
 
 @frozen
 class Welcome:
-    """The answer to Hello. Stop what `stop` lists; go on with the rest; facts up to `acked` may be forgotten."""
+    """The answer to Hello. `stop` lists what jobd does not know: end it at once. Facts up to `acked` may go."""
 
     protocol: int
     acked: int
