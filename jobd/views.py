@@ -80,7 +80,7 @@ def _progress(run: Run) -> ProgressView | None:
     if run.progress is None:
         return None
     said = run.progress
-    return ProgressView(said.fraction, said.text, said.frames, said.metrics)
+    return ProgressView(said.fraction, said.text, said.frames, said.metrics, said.problem)
 
 
 def _usage(run: Run) -> UsageView:

@@ -110,6 +110,7 @@ class ProgressView:
     text: str
     frames: dict[str, int]
     metrics: dict[str, float | None]
+    problem: str = ""
 
 
 @frozen

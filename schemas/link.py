@@ -257,6 +257,7 @@ class Progress:
     text: str = field(default="", validator=at_most(200))
     frames: dict[str, int] = field(factory=dict, validator=at_most(32))
     metrics: dict[str, float | None] = field(factory=dict, validator=at_most(64))
+    problem: str = field(default="", validator=at_most(1000))  # what is wrong with the output, if anything
 
 
 @frozen
