@@ -1,8 +1,9 @@
 """Agents as processes on this machine: for a laptop, for development, and for a site that trusts its users.
 
-The agent process is detached (its own session), so it outlives jobd; its runs outlive it. Its directory is the last
-word of its command line, which is how it is found again when jobd died between starting it and recording that. Started
-as root with a uid range, each user's agent runs under a uid of its own; only Docker isolates beyond that.
+The agent process is detached (its own session), so it outlives jobd; its runs outlive it. It is found again, when jobd
+died between starting it and recording that, by its command line, which ends with its directory, as the leader of a
+session that writes the agent's log: the processes that it forks have its command line too, and must not be taken for
+it. Started as root with a uid range, each user's agent runs under a uid of its own; only Docker isolates beyond that.
 """
 
 import functools
@@ -51,7 +52,7 @@ class LocalBackend:
 
     async def adopt(self, spec: AgentSpec) -> str | None:
         """Look for a process whose last argument is the agent's directory."""
-        return await self._in_thread(_find, str(spec.directory))
+        return await self._in_thread(_find, spec.directory)
 
     async def alive(self, handle: str) -> bool:
         """Whether this very process, not a later one of its pid, still runs."""
@@ -160,17 +161,22 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _find(directory: str) -> str | None:
+def _find(directory: Path) -> str | None:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             try:
                 words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+                if len(words) > 2 and words[-2] == os.fsencode(directory) and _is_agent(Path(entry.path), directory):
+                    return _handle(int(entry.name))
             except OSError:
-                continue
-            if len(words) > 2 and words[-2] == directory.encode():  # noqa: SIM102 - the second look costs more
-                if handle := _handle(int(entry.name)):
-                    return handle
+                continue  # gone, or another user's
     return None
+
+
+def _is_agent(process: Path, directory: Path) -> bool:
+    """Not its fork server, which is in its session, nor the parent of a run, which has let go of its log."""
+    session = (process / "stat").read_text().rpartition(")")[2].split()[3]
+    return session == process.name and (process / "fd" / "1").samefile(directory / "agent.log")
 
 
 def _tail(path: Path) -> str:

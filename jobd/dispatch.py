@@ -29,11 +29,16 @@ RESTARTS_MAX = 100_000  # a livelock assertion, not a limit: deadlines limit
 
 @frozen
 class Situation:
-    """What something waits for, in words for people: a stable code, a sentence, and how many stand ahead of it."""
+    """What something waits for, in words for people: a stable code, a sentence, and its place in the queue, if any."""
 
     code: str
     text: str
-    ahead: int | None = None
+    ticket: Ticket | None = None
+
+    @property
+    def ahead(self) -> int | None:
+        """How many stand ahead of it now: that changes without waking whoever waits."""
+        return self.ticket.ahead if self.ticket else None
 
 
 class Requirement(Protocol[V_co]):

@@ -5,6 +5,7 @@ agent can only touch runs that are its own: whatever names another is dropped he
 """
 
 import logging
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -52,7 +53,8 @@ async def serve_link(core: Core, agent: Agent, transport: Transport) -> None:
     refusal = _refusal(agent, hello)
     if refusal:
         log.warning("agent %s refused: %s", agent.record.id, refusal)
-        await transport.send(codec.encode(End(refusal)))
+        with trio.move_on_after(config.unauthenticated_s), suppress(LinkClosed):
+            await transport.send(codec.encode(End(refusal)))
         return
     agent.connect(link)
     _welcome(core, agent, link, hello)

@@ -81,13 +81,13 @@ class Fleet:
     async def _tending(self, agent: Agent) -> None:
         try:
             with self._root.group("user", agent.user.name).open("agent", agent.record.id) as scope:
-                while self._is_needed(agent):
+                while self._is_needed(agent) or agent.record.awake:
                     try:
                         await self._backend.prepare(self._spec(agent, ""))
                         async with self._gateway.doors(agent):
                             while self._is_needed(agent):
                                 await self._one_round(agent, scope)
-                            await self._retire(agent)
+                            await self._retire(agent, scope)
                     except (BackendError, OSError) as error:
                         await self._back_off(agent, scope, f"its directory cannot be used: {error}")
         finally:
@@ -106,10 +106,16 @@ class Fleet:
                 raise BackendError(f"it did not call home within {self._config.call_home_s:g} s")
             self._stage(agent, scope, "connected")
             await self._watch(agent)
-        except BackendError as error:
+        except (BackendError, OSError) as error:
             await self._end(agent)
-            tail = await self._backend.log_tail(self._spec(agent, ""))
+            tail = await self._log_tail(agent)
             await self._back_off(agent, scope, f"{error}. The end of its log: {tail}" if tail else f"{error}.")
+
+    async def _log_tail(self, agent: Agent) -> str:
+        try:
+            return await self._backend.log_tail(self._spec(agent, ""))
+        except (BackendError, OSError):
+            return ""
 
     async def _back_off(self, agent: Agent, scope: Scope, reason: str) -> None:
         agent.failures += 1
@@ -152,7 +158,7 @@ class Fleet:
             if trio.current_time() - away_since > self._config.away_s:
                 raise BackendError(f"it was away for {self._config.away_s:g} s")
 
-    async def _retire(self, agent: Agent) -> None:
+    async def _retire(self, agent: Agent, scope: Scope) -> None:
         """Nobody needs it: tell it to end and see that it is gone. Its token dies with it; its record stays."""
         if agent.link is not None:
             agent.link.post(End("idle"))
@@ -162,6 +168,8 @@ class Fleet:
         if await self._end(agent):
             agent.record = attrs.evolve(agent.record, awake=False, token_sha256="", handle="")
             self._store.put(agent.record)
+        else:
+            await self._back_off(agent, scope, "it could not be ended")
 
     async def _end(self, agent: Agent) -> bool:
         """Whether no process of it exists afterwards; where that cannot be had, the log says why."""
@@ -172,7 +180,7 @@ class Fleet:
                 handle = agent.record.handle or await self._backend.adopt(self._spec(agent, ""))
                 if handle:
                     await self._backend.stop(handle)
-        except (BackendError, trio.TooSlowError) as error:
+        except (BackendError, OSError, trio.TooSlowError) as error:
             log.warning("agent %s could not be ended: %s", agent.record.id, error)
             return False
         return True

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 DOORS = ("control.sock", "bulk.sock")
 BACKLOG = 16
 RECEIVE_BYTES = 65536
+GOODBYE_S = 0.1
 
 Serve = Callable[[Agent, Transport], Awaitable[None]]
 ServeBulk = Callable[[Agent, trio.SocketStream], Awaitable[None]]
@@ -120,8 +121,9 @@ class WebSocketTransport:
         return message
 
     async def aclose(self) -> None:
-        """Close it, now."""
-        await self._connection.aclose()
+        """Close it, now. At shutdown the peer's goodbye finds nobody who reads it, so it is not waited for long."""
+        with trio.move_on_after(GOODBYE_S):
+            await self._connection.aclose()
 
 
 def _bearer(request: WebSocketRequest) -> str:

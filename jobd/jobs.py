@@ -103,7 +103,9 @@ class Jobs:
         jobs = {}
         for record in memory.jobs:
             user = users[record.user]
-            jobs[record.id] = self._keep(Job((user.name, record.name), user, record, self._revisions))
+            # Not kept by _keep: none of them may be evicted before its open runs are here.
+            job = jobs[record.id] = Job((user.name, record.name), user, record, self._revisions)
+            self._jobs[job.key] = job
         self._order = memory.order
         restored = [self._restore(jobs[record.job], users[record.user], record) for record in memory.runs]
         return [run for run in restored if run.key in self._runs]

@@ -54,7 +54,8 @@ class Link:
         self._orders: deque[tuple[int, Order]] = deque()
         self._wake = Notice()
         self._gate = 0
-        self._heard = trio.current_time()
+        self.since = self._heard = trio.current_time()
+        self._begun = False  # its Welcome has left
         self.closed = False
         self.closing = False
 
@@ -67,7 +68,8 @@ class Link:
             log.warning("link: %d orders wait, the agent does not read: closed", ORDERS_WAITING_MAX)
             self.close()
         elif isinstance(order, Beat):
-            self._orders.appendleft((0, order))  # a heartbeat waits for no disk
+            if self._begun:  # the first word is Welcome, which may wait for the disk
+                self._orders.appendleft((0, order))  # a heartbeat does not
         else:
             self._orders.append((sequence, order))
         self._wake.notify()
@@ -114,6 +116,7 @@ class Link:
                     await self._transport.send(codec.encode(order))
                 if patience.cancelled_caught:
                     return
+                self._begun = True
         except LinkClosed:
             return
 

@@ -50,6 +50,8 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
         tier = core.config.tier(job.user.tier if job.user else "default")
         if job.user and core.jobs.pending_of(job.user) >= tier.pending_max:
             raise QueueFull(f"{tier.pending_max} runs are waiting.", limit=tier.pending_max, retry_after_s=10.0)
+        if core.broker.host.waiting >= core.broker.host.waiting_max:
+            raise QueueFull("Too many runs wait for this site.", limit=core.broker.host.waiting_max, retry_after_s=60.0)
         if getattr(tier, ask.mode) == 0:
             raise Invalid(f"The user's tier allows no {ask.mode} runs.", field="mode")
         # commit
@@ -107,7 +109,7 @@ class Slot:
     @property
     def situation(self) -> Situation:
         """What is waited for, and how far back."""
-        return Situation(self.code, self.text, self.ticket.ahead)
+        return Situation(self.code, self.text, self.ticket)
 
 
 def slots_of(core: Core, run: Run, held: Held, *, granted: bool = False) -> list[Slot]:

@@ -10,6 +10,7 @@ goes on, and the next start of jobd takes it up again.
 """
 
 import logging
+import math
 
 import trio
 
@@ -20,44 +21,53 @@ from jobd.core import PLACE, SHUTDOWN, Core
 from jobd.dispatch import Held, Request, Situation, dispatch
 from jobd.jobs import Run
 from jobd.orders import stop_order
+from jobd.scopes import Scope
 from jobd.world import elapsed_s
-from schemas.records import Cause, Ending, Pending, Running, Starting
+from schemas.records import Cause, Ending, Pending, Running, Starting, State
 
 log = logging.getLogger(__name__)
 
+TELL_S = 10.0  # in which an agent that is back has told what happened while it was away
 RUN_MARGIN_S = 10.0  # the run's own parent enforces its wall time; this is how long jobd waits for that
 
 
-async def conduct(core: Core, run: Run) -> None:
+def hold(core: Core, run: Run) -> Held:
+    """Its places in the queues, taken in the order of the calls; what it was granted before a restart it has again."""
+    held = Held()
+    plans.slots_of(core, run, held, granted=not isinstance(run.record.state, Pending))
+    return held
+
+
+async def conduct(core: Core, run: Run, held: Held) -> None:
     """See the module. Errors of our own end this run and no other."""
     try:
-        await _conduct(core, run)
+        with held:
+            await _conduct(core, run, held)
     except Exception:
         log.exception("run %s failed in jobd itself", run.key)
         core.jobs.advance(run, states.Expired(cause("internal")))
 
 
-async def _conduct(core: Core, run: Run) -> None:
-    with Held() as held:
-        if not isinstance(run.record.state, Pending):
-            plans.slots_of(core, run, held, granted=True)
-        name = f"{run.record.serial}"
-        job = core.root.group("user", run.user.name).group("job", run.job.key[1])
-        if run.active:
-            run.scope = job.open("run", name)
-            with run.scope:
-                await _live(core, run, held)
-            run.waits(None)
-            why = run.scope.cause
-            run.scope = None
-            if why is SHUTDOWN:
-                return
-            if why is not None and run.active:
-                core.jobs.advance(run, states.Expired(_explained(core, run, why)))
-        if isinstance(run.record.state, Ending):
-            with job.open("ending", name) as scope:
-                scope.doing = "waiting for the proof of its end"
-                await _until_proved(core, run)
+async def _conduct(core: Core, run: Run, held: Held) -> None:
+    if run.active:
+        run.scope = _open(core, run, "run")
+        with run.scope:
+            await _live(core, run, held)
+        run.waits(None)
+        why = run.scope.cause
+        run.scope = None
+        if why is SHUTDOWN:
+            return
+        if why is not None and run.active:
+            core.jobs.advance(run, states.Expired(_explained(core, run, why)))
+    if isinstance(run.record.state, Ending):
+        with _open(core, run, "ending") as scope:
+            scope.doing = "waiting for the proof of its end"
+            await _until_proved(core, run)
+
+
+def _open(core: Core, run: Run, kind: str) -> Scope:
+    return core.root.group("user", run.user.name).group("job", run.job.key[1]).open(kind, f"{run.record.serial}")
 
 
 async def _live(core: Core, run: Run, held: Held) -> None:
@@ -70,40 +80,40 @@ async def _live(core: Core, run: Run, held: Held) -> None:
         await dispatch(plans.admit(core, run), request, run.waits)
         scope.expire(limits.start_s, START_TIMEOUT)
         await dispatch(plans.start(core, run), request, run.waits)
+        scope.expire(math.inf, START_TIMEOUT)  # from here on _watch keeps the limits
+    scope.doing = "waiting for the agent to start it"
+    if isinstance(run.record.state, Starting):
+        run.waits(Situation("ordered", scope.doing))
+    await _while(Starting, core, run, limits.start_s, START_TIMEOUT)
+    scope.doing = "running"
+    run.waits(None)
+    await _while(Running, core, run, limits.run_s + RUN_MARGIN_S, RUN_TIMEOUT)
+
+
+async def _while(state: type[State], core: Core, run: Run, limit_s: float, why: Cause) -> None:
+    """Until the run has left this state, or the limit on it passes."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch_heartbeat, core, run)
-        scope.doing = "waiting for the agent to start it"
-        if isinstance(run.record.state, Starting):
-            run.waits(Situation("ordered", scope.doing))
-        scope.expire(_left(core, run, limits.start_s), START_TIMEOUT)
-        while isinstance(run.record.state, Starting):
+        nursery.start_soon(_watch, core, run, limit_s, why)
+        while isinstance(run.record.state, state):
             await run.job.changed.wait()
-        scope.doing = "running"
-        run.waits(None)
-        scope.expire(_left(core, run, limits.run_s) + RUN_MARGIN_S, RUN_TIMEOUT)
-        while isinstance(run.record.state, Running):
-            await run.job.changed.wait()
-        nursery.cancel_scope.cancel(reason="the run has ended")
+        nursery.cancel_scope.cancel(reason="the state was left")
 
 
-async def _watch_heartbeat(core: Core, run: Run) -> None:
-    """Give the run up when nothing was heard of its agent for too long."""
-    assert run.scope is not None
+async def _watch(core: Core, run: Run, limit_s: float, why: Cause) -> None:
+    """Give the run up at its limit. While its agent is away nothing is known of it, so the limit on that counts
+    instead; and an agent that is back has a moment to tell what happened meanwhile."""
+    agent = _agent_of(core, run)
+    assert run.scope is not None and agent is not None, "an ordered run has both"
     while True:
-        agent = _agent_of(core, run)
-        if agent is None or agent.link is None:
-            heard = agent.heard if agent else run.record.state.since
-            left = run.record.limits.heartbeat_s - elapsed_s(heard, core.world.now())
-            if left <= 0:
-                run.scope.cancel(HEARTBEAT_TIMEOUT)
-                return
+        if agent.link is None:
+            left, because = run.record.limits.heartbeat_s - elapsed_s(agent.heard, core.world.now()), HEARTBEAT_TIMEOUT
         else:
-            left = run.record.limits.heartbeat_s
+            left, because = max(_left(core, run, limit_s), agent.link.since + TELL_S - trio.current_time()), why
+        if left <= 0:
+            run.scope.cancel(because)
+            return
         with trio.move_on_after(left):
-            if agent is not None:
-                await agent.changed.wait()
-            else:
-                await trio.sleep_forever()
+            await agent.changed.wait()
 
 
 async def _until_proved(core: Core, run: Run) -> None:

@@ -23,6 +23,7 @@ from jobd import runs
 from jobd.core import SHUTDOWN, Core
 from jobd.jobs import Run
 from jobd.store import Memory
+from schemas.records import Pending
 
 FLUSH_S = 5.0
 
@@ -55,12 +56,13 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
         nursery.start_soon(core.store.run)
 
         def begin(run: Run) -> None:
-            nursery.start_soon(partial(runs.conduct, core, run), name=f"run {run.key}")
+            # Its places in the queues are taken here, in order: tasks start in any order.
+            nursery.start_soon(partial(runs.conduct, core, run, runs.hold(core, run)), name=f"run {run.key}")
 
         core.begin = begin
         nursery.start_soon(core.fleet.run)
-        for run in open_runs:
-            begin(run)
+        for run in sorted(open_runs, key=lambda run: isinstance(run.record.state, Pending)):
+            begin(run)  # those that have their slots first
         try:
             yield
         finally:

@@ -232,9 +232,9 @@ class _Connection(TaskGroup):
 
         async def deliver(message: asgi.ASGIReceiveEvent) -> None:
             if message["type"] == "http.disconnect":
-                put.close()  # needs no room in the queue, and receive() can say it again
+                put.close()  # needs no room in the queue, frees who waits for some, and receive() can say it again
             else:
-                with suppress(*GONE):  # the app has ended
+                with suppress(*GONE):
                     await put.send(message)
 
         async def receive() -> asgi.ASGIReceiveEvent:
@@ -254,9 +254,7 @@ class _Connection(TaskGroup):
                 LOG.debug("nobody waits for this answer any more")
             except* Exception as errors:
                 LOG.exception("a handler failed", exc_info=errors)
-            finally:
-                take.close()  # or the reading task would wait for ever for room in the queue
-            await send(None)  # a 500 if there was no answer
+            await send(None)  # a 500 if there was no answer; then deliver() hears it and frees the reading task
 
         self.spawn(run)
         return deliver

@@ -3,6 +3,7 @@
 Their back-pressure is real both ways, and each watches `receive`: a client that hangs up cancels what only served it.
 """
 
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -14,8 +15,8 @@ from attrs import field, frozen
 
 from jobd import plans
 from jobd.core import Core
-from jobd.delivery import Head, Sink, Torn
-from jobd.errors import Invalid, JobdError, TooLarge
+from jobd.delivery import Head, Sink
+from jobd.errors import Invalid, JobdError, RangeNotSatisfiable, TooLarge
 from jobd.web.doors import Door, named, problem
 from jobd.web.events import watch
 from schemas import codec
@@ -29,6 +30,7 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 _JOB = r"/v1/users/(?P<user>[^/]+)/jobs/(?P<job>[^/]+)"
 EVENTS_S_MAX = 3600.0  # then the client connects again, with Last-Event-ID
 FOLLOW_S = 10.0
+META_CHARS_MAX = 2000  # what is said beside the bytes of an answer is left out when it is longer
 # What users' codes have written is data, never a page of ours.
 FILE_HEADERS = [("x-content-type-options", "nosniff"), ("content-security-policy", "sandbox; default-src 'none'")]
 
@@ -66,16 +68,24 @@ class AsgiSink:
         self._send = send
         self.status = status
         self.headers: list[tuple[str, str]] = []
+        self.offset: int | None = None  # where the range begins that was asked for
         self.begun = False
 
     async def begin(self, head: Head) -> None:
-        """Send status and headers."""
+        """Send status and headers; raises RangeNotSatisfiable."""
+        if self.offset is not None and head.bytes == 0:
+            raise RangeNotSatisfiable
         self.begun = True
         headers = [("content-type", head.type), ("jobd-serial", str(head.serial)), *self.headers]
         if head.bytes >= 0:
             headers.append(("content-length", str(head.bytes)))
-        if head.meta is not None:
-            headers.append(("jobd-meta", codec.dumps(head.meta).encode("ascii", "backslashreplace").decode()[:2000]))
+        if self.offset is not None:
+            self.status = 206
+            # The file may be growing, so its whole length is not said.
+            headers.append(("content-range", f"bytes {self.offset}-{self.offset + head.bytes - 1}/*"))
+        meta = "" if head.meta is None else json.dumps(head.meta)  # ASCII, as a header must be
+        if 0 < len(meta) <= META_CHARS_MAX:
+            headers.append(("jobd-meta", meta))
         await self._start(self.status, headers)
 
     async def write(self, data: bytes) -> None:
@@ -142,13 +152,20 @@ async def _serve(core: Core, door: Door, serve: Any, parts: dict[str, str], asgi
 
 
 async def _refusing(sink: AsgiSink, work: Awaitable[None]) -> None:
-    """An error before the first byte is a problem document; after it, only cutting the connection is honest."""
+    """An error before the first byte is a problem document; after it, only cutting the connection is honest: an app
+    that returns without the end of its body does that."""
     try:
         await work
     except JobdError as error:
+        if not sink.begun:
+            await sink.refuse(error)
+        else:
+            log.info("an answer was cut off: %s", error)
+    except Exception:
         if sink.begun:
-            raise Torn from error
-        await sink.refuse(error)
+            raise
+        log.exception("a request failed in jobd itself")
+        await sink.refuse(JobdError())
     else:
         await sink.end()
 
@@ -211,6 +228,7 @@ async def _range(core: Core, call: Call, path: str | None, sink: AsgiSink) -> No
     length = int(match[2]) - offset + 1 if match and match[2] else None
     if length is not None and length <= 0:
         raise Invalid("The range ends before it begins.", field="range")
+    sink.offset = offset if match else None
     await _read(core, call, path, (offset, length, 0.0), sink)
 
 
