@@ -88,7 +88,8 @@ class Agent:
     def welcomed(self, welcome: Welcome) -> None:
         """Stop what jobd has given up meanwhile."""
         for epoch in welcome.stop:
-            self._stop(epoch, 0.0)
+            run = self._runs.get(epoch)
+            self._stop(epoch, run.order.limits.grace_s if run is not None and run.order is not None else 0.0)
         for run in self._runs.values():
             run.progress.repeat()
 
@@ -108,14 +109,14 @@ class Agent:
     def _start(self, order: Start) -> None:
         if (run := self._runs.get(order.epoch)) is not None:
             run.confirm()
-        elif self._outbox.is_full:
+        elif not self._outbox.has_room(1 + sum(self._outbox.state(epoch) is None for epoch in self._runs)):
             log.error("run %s.%d is not taken: the outbox is full", order.epoch.job, order.epoch.serial)
         else:
             self._begin(order.epoch, order)
 
     def _stop(self, epoch: Epoch, grace_s: float) -> None:
-        if (run := self._runs.get(epoch)) is not None:
-            self._nursery.start_soon(run.stop, grace_s)
+        if (run := self._runs.get(epoch)) is not None and run.ask_to_stop(grace_s):
+            self._nursery.start_soon(run.carry_out_stop, grace_s)
 
     def _recover(self, epoch: Epoch) -> None:
         order: Start | None = None

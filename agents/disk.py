@@ -99,7 +99,9 @@ def claim(directory: str, record: records.Claim) -> bool:
 
 def _write_draft(target: str, content: bytes, durable: bool) -> str:
     draft = f"{target}.{os.getpid()}"  # two processes may be at it
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
@@ -111,12 +113,20 @@ def _write_draft(target: str, content: bytes, durable: bool) -> str:
 def read_record(directory: str, name: str, kind: type[T]) -> T | None:
     """A record, or None if it is not there; raises CodecError if it is not what we wrote."""
     try:
-        with open(os.path.join(directory, name), "rb") as file:
-            text = file.read(RECORD_BYTES_MAX + 1)
+        text = read_end(directory, name, RECORD_BYTES_MAX + 1)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise codec.CodecError("", f"cannot be read ({error.strerror})") from None
     record: T = codec.decode(text, kind, RECORD_BYTES_MAX)
     return record
+
+
+def read_end(directory: str, name: str, bytes_max: int) -> bytes:
+    """The last bytes of a regular file; raises OSError for anything else of that name."""
+    with open(open_beneath(directory, name, os.O_RDONLY), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - bytes_max))
+        return file.read(bytes_max)
 
 
 def open_beneath(root: str, path: str, flags: int, make: bool = False) -> int:

@@ -171,7 +171,7 @@ def _warm_up() -> None:
         Start(epoch, ("a",), {}, inputs, limits, Worker("a", ("a",), {}, 1.0)),
         records.StopRequest(1.0),
         records.Claim(0, 0, "", records.End("exited", moment)),
-        records.Main(0, 0, moment),
+        records.Main(1, 0, moment),
     ):
         codec.decode(records.to_bytes(record), type(record), records.PACKET_BYTES_MAX)
 

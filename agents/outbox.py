@@ -12,7 +12,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import trio
 from attrs import evolve, frozen
@@ -27,6 +27,8 @@ COMPACT_LINES = 1000  # the file is written anew when so many of its lines say n
 DISK_RETRY_S = 1.0
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 State = Literal["taken", "running", "ended"]
 
@@ -74,11 +76,10 @@ class Outbox:
         self._file = -1
         self._begin_file(self._snapshot())
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it would be too much to take one more run."""
-        facts_due = sum({"taken": 2, "running": 1, "ended": 0}[state] for state in self._runs.values())
-        return len(self._runs) >= HELD_RUNS_MAX or len(self._facts) + facts_due + 2 > self._facts_max
+    def has_room(self, runs: int) -> bool:
+        """Whether so many more runs could be taken, with the facts that they and those already held will need."""
+        facts_due = sum({"taken": 2, "running": 1, "ended": 0}[state] for state in self._runs.values()) + 2 * runs
+        return len(self._runs) + runs <= HELD_RUNS_MAX and len(self._facts) + facts_due <= self._facts_max
 
     @property
     def held(self) -> tuple[Held, ...]:
@@ -124,20 +125,13 @@ class Outbox:
         failpoint("outbox.ended")
 
     async def _append(self, make: Callable[[], Line]) -> None:
-        with trio.CancelScope(shield=True):  # on disk and in memory, or neither
-            async with self._lock:
-                line = make()
-                text = codec.encode(line).encode() + b"\n"
-                silent = self._lines - len(self._runs) - len(self._facts)
-                snapshot = self._snapshot() if silent > COMPACT_LINES else None
-                while True:
-                    try:
-                        await trio.to_thread.run_sync(self._write, text, snapshot)
-                        break
-                    except OSError as error:  # a full disk: nothing may be said that is not on disk
-                        log.error("cannot write the outbox (%s); trying again", error)
-                        await trio.sleep(DISK_RETRY_S)
-                self._learn(line)
+        async with self._lock:
+            line = make()
+            text = codec.encode(line).encode() + b"\n"
+            silent = self._lines - len(self._runs) - len(self._facts)
+            snapshot = self._snapshot() if silent > COMPACT_LINES else None
+            await insist(self._write, text, snapshot)  # a thread's result is never lost to a cancellation, so that
+            self._learn(line)  # both happen or neither
         self.grown.set()
         self.grown = trio.Event()
 
@@ -183,6 +177,16 @@ class Outbox:
         self._lines = snapshot.count(b"\n")
 
 
+async def insist(write: Callable[..., T], *arguments: object) -> T:
+    """Write in a thread, and again until it can be done (a full disk): nothing may be said that is not on disk."""
+    while True:
+        try:
+            return await trio.to_thread.run_sync(write, *arguments)
+        except OSError as error:
+            log.error("cannot write to the user's directory (%s); trying again", error)
+            await trio.sleep(DISK_RETRY_S)
+
+
 def _ended(number: int, epoch: Epoch, end: records.End, log_tail: str) -> Ended:
     return Ended(
         number,
@@ -201,9 +205,9 @@ def _ended(number: int, epoch: Epoch, end: records.End, log_tail: str) -> Ended:
 
 def _lines(path: str) -> Iterator[Line]:
     """The lines of the file; a torn last one was never acted on, and a spoilt one cannot be."""
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return
-    with open(path, "rb") as file:
+    with open(disk.open_beneath(*os.path.split(path), os.O_RDONLY), "rb") as file:
         while text := file.readline(LINE_BYTES_MAX):
             try:
                 yield codec.decode(text, Line, LINE_BYTES_MAX)

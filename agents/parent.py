@@ -11,6 +11,7 @@ it left behind, write the end record, exit. Invariants:
 """
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -206,7 +207,9 @@ class Parent:
         while True:
             try:
                 return disk.write_record(self._control, records.END, end)
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
                 time.sleep(DISK_RETRY_S)
 
 

@@ -61,6 +61,8 @@ def processes() -> Iterator[Process]:
 
 def open_process(pid: int, start_ticks: int) -> int | None:
     """A pidfd of exactly this process, or None if it is gone (a zombie is; who reaps it may be slow)."""
+    if pid == 0:
+        return None
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

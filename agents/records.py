@@ -1,16 +1,18 @@
 """What the agent, its fork server and the runs' parents tell each other: small records, on disk and on one socket.
 
 The files of a run's control directory outlive every process that wrote them, so each names what a later reader must
-be able to check: a process is its pid, its start time and the boot it belongs to, never a pid alone.
+be able to check: a process is its pid, its start time and the boot it belongs to, never a pid alone. The run's code may
+have written them as well: a reader must survive any content.
 """
 
 import time
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agents import procs
 from schemas import codec
-from schemas.link import Outcome
+from schemas.codec import between
+from schemas.link import AGE_S_MAX, Outcome
 
 # --- in a run's control directory, in the order in which they are written -------------------------------------------
 
@@ -20,6 +22,8 @@ CLAIM = "parent.json"  # Claim; made by link(2), so that one process only can ma
 MAIN = "main.json"  # Main; the command runs
 END = "end.json"  # End; no process of the run exists any more
 LOG = "log"  # stdout and stderr
+
+PID_MAX = (1 << 22) - 1
 
 
 @frozen
@@ -55,9 +59,9 @@ class End:
 
     outcome: Outcome
     at: Moment
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
+    wall_s: float = field(default=0.0, validator=between(0, AGE_S_MAX))
+    cpu_s: float = field(default=0.0, validator=between(0, 1e15))
+    peak_memory_bytes: int = field(default=0, validator=between(0, 1 << 60))
     exit_code: int | None = None
     signal: int | None = None
     text: str = ""
@@ -70,7 +74,7 @@ class Claim:
     An agent that will not execute the run takes the claim itself, with the end that it decided on in `refusal`.
     """
 
-    pid: int
+    pid: int = field(validator=between(0, PID_MAX))
     start_ticks: int
     boot: str
     refusal: End | None = None
@@ -80,7 +84,7 @@ class Claim:
 class Main:
     """The run's main process, leader of its own session."""
 
-    pid: int
+    pid: int = field(validator=between(1, PID_MAX))
     start_ticks: int
     at: Moment
 

@@ -16,7 +16,6 @@ import math
 import os
 import signal
 import typing
-from collections.abc import Callable
 from typing import TypeVar
 
 import trio
@@ -26,10 +25,10 @@ from agents.bulk import Bulk, TransferFailed
 from agents.disk import Tree
 from agents.failpoints import failpoint
 from agents.forks import ForkRefused, Forks
-from agents.outbox import Outbox
+from agents.outbox import Outbox, insist
 from agents.progress import ProgressReport
 from schemas.codec import CodecError
-from schemas.link import Epoch, InputFile, Outcome, Start, Taken
+from schemas.link import AGE_S_MAX, Epoch, InputFile, Outcome, Start, Taken
 
 if typing.TYPE_CHECKING:
     from agents.link import Link
@@ -37,8 +36,6 @@ if typing.TYPE_CHECKING:
 MAIN_PAUSE_S_MAX = 0.1
 SWEEP_PAUSE_S_MAX = 0.5
 OVERDUE_S = 30.0  # a parent that is so late with its end hangs (or was stopped by the code): we end the run
-
-DISK_RETRY_S = 1.0
 SPOILT_BOOT = ""
 
 log = logging.getLogger(__name__)
@@ -92,7 +89,7 @@ class Run:
     async def take(self) -> bool:
         """Journal the order; False if the run was executed or given up long ago, so that nothing is left to do."""
         if not self._recovered:
-            if not await _insist(self._journal):
+            if not await insist(self._journal):
                 self._link.post(Taken(self.epoch))
                 return False
             failpoint("run.ordered")
@@ -101,20 +98,26 @@ class Run:
         self.confirm()
         return True
 
-    async def stop(self, grace_s: float) -> None:
-        """Have it ended. Its Ended follows; asking again changes nothing."""
-        if self._stop is None:
-            self._stop = records.StopRequest(grace_s)
-            await self._is_journaled.wait()
-            # First the file, then the signal: a parent that is not yet able to take the signal will see the file.
-            try:
-                await trio.to_thread.run_sync(disk.write_record, self.control, records.STOP, self._stop)
-            except OSError as error:  # a full disk, perhaps filled by this run: the signal says enough
-                log.error("run %s: its stop cannot be noted: %s", self.name, error)
-            failpoint("run.stop_noted")
-            self._preparing.cancel()
-            self._expect_end_in(grace_s)
-            self._signal_stop()
+    def ask_to_stop(self, grace_s: float) -> bool:
+        """From now on it is not begun; False if somebody has asked before. The asker has it carried out."""
+        if self._stop is not None:
+            return False
+        self._stop = records.StopRequest(grace_s)
+        return True
+
+    async def carry_out_stop(self, grace_s: float) -> None:
+        """Have it ended; its Ended follows."""
+        await self._is_journaled.wait()
+        # First the file, then the signal: a parent that is not yet able to take the signal will see the file.
+        try:
+            request = records.StopRequest(grace_s)
+            await trio.to_thread.run_sync(disk.write_record, self.control, records.STOP, request)
+        except OSError as error:  # a full disk, perhaps filled by this run: the signal says enough
+            log.error("run %s: its stop cannot be noted: %s", self.name, error)
+        failpoint("run.stop_noted")
+        self._preparing.cancel()
+        self._expect_end_in(grace_s)
+        self._signal_stop()
 
     async def live(self) -> None:
         """All the rest of its life, up to the Ended in the outbox."""
@@ -135,17 +138,18 @@ class Run:
         return True
 
     async def _until_ended(self) -> records.End:
-        if self._claim() is None:
+        if self.order is not None and self._claim() is None:
             try:
-                parent = await self._prepare_and_fork()
+                parent = await self._prepare_and_fork(self.order)
             except _NotExecuted as reason:
-                await self._refuse(reason)
+                await self._refuse(records.End(reason.outcome, records.Moment.now(), text=str(reason)))
             else:
                 await self._watch(parent)
         while True:
             claim = self._claim()
             if claim is None:
-                await self._refuse(_NotExecuted("lost", "its parent process died before it began"))
+                # The parent died before it could claim, or the order or the claim is gone.
+                await self._refuse(await self._give_up(records.Claim(0, 0, SPOILT_BOOT)))
             elif claim.refusal is not None:
                 return claim.refusal
             elif (pidfd := self._open_parent(claim)) is not None:
@@ -155,11 +159,11 @@ class Run:
             else:
                 return await self._give_up(claim)
 
-    async def _prepare_and_fork(self) -> int:
+    async def _prepare_and_fork(self, order: Start) -> int:
         with self._preparing:
             if self._recovered:
                 await self._link.wait_up()  # jobd may have given it up meanwhile, and says so first
-            await self._prepare()
+            await self._prepare(order)
         if self._stop is not None:
             raise _NotExecuted("stopped", "was stopped before it began")
         try:
@@ -167,12 +171,10 @@ class Run:
         except ForkRefused as refused:
             raise _NotExecuted("not_started", f"no process could be made for it: {refused}") from None
 
-    async def _prepare(self) -> None:
-        if self.order is None:
-            raise _NotExecuted("not_started", "the agent could not read its order again")
+    async def _prepare(self, order: Start) -> None:
         try:
             await trio.to_thread.run_sync(disk.make_directories, self.run_dir)
-            for file in self.order.inputs:
+            for file in order.inputs:
                 await self._fetch(file)
         except TransferFailed as error:
             raise _NotExecuted("not_started", str(error)) from None
@@ -189,11 +191,10 @@ class Run:
         finally:
             os.close(target)
 
-    async def _refuse(self, reason: "_NotExecuted") -> None:
+    async def _refuse(self, end: records.End) -> None:
         """Take the claim, so that nobody executes the run. If somebody has it already, that one's word counts."""
-        end = records.End(reason.outcome, records.Moment.now(), text=reason.text)
-        claim = records.Claim(0, 0, procs.boot_id(), end)
-        await _insist(disk.claim, self.control, claim)
+        await insist(disk.make_directories, self.control)
+        await insist(disk.claim, self.control, records.Claim(0, 0, procs.boot_id(), end))
         failpoint("run.refused")
 
     # --- beside its parent
@@ -247,14 +248,18 @@ class Run:
         """The parent is dead and left no end record: end what is left of the run ourselves."""
         boot = procs.boot_id()
         main = self._read(records.MAIN, records.Main)
+        if main is not None and main.at.boot != boot:
+            main = None
         pause_s = 0.005
-        while await self._forks.sweep(self.name, main if main is not None and main.at.boot == boot else None):
+        while await self._forks.sweep(self.name, main):
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, SWEEP_PAUSE_S_MAX)
-        text = "its parent process was killed; what was left of the run has been ended"
-        if claim.boot not in (boot, SPOILT_BOOT):
-            text = "the machine was restarted"
-        return records.End("lost", records.Moment.now(), wall_s=main.at.age_s() if main else 0.0, text=text)
+        text = {
+            boot: "its parent process was killed; what was left of the run has been ended",
+            SPOILT_BOOT: "it left no record of how it ended; what was left of the run has been ended",
+        }.get(claim.boot, "the machine was restarted")
+        wall_s = main.at.age_s() if main is not None else 0.0
+        return records.End("lost", records.Moment.now(), wall_s=min(wall_s, AGE_S_MAX), text=text)
 
     # --- its control directory; small files, read at once
 
@@ -274,21 +279,9 @@ class Run:
 
     def _log_tail(self) -> str:
         try:
-            with open(os.path.join(self.control, records.LOG), "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - self._log_tail_bytes))
-                return file.read(self._log_tail_bytes).decode(errors="replace")
+            return disk.read_end(self.control, records.LOG, self._log_tail_bytes).decode(errors="replace")
         except OSError:
             return ""
-
-
-async def _insist(write: Callable[..., bool], *arguments: object) -> bool:
-    """Write in a thread, and again until the disk has room: nothing may be said that is not on disk."""
-    while True:
-        try:
-            return await trio.to_thread.run_sync(write, *arguments)
-        except OSError as error:
-            log.error("cannot write to the user's directory (%s); trying again", error)
-            await trio.sleep(DISK_RETRY_S)
 
 
 class _NotExecuted(Exception):
@@ -297,4 +290,3 @@ class _NotExecuted(Exception):
     def __init__(self, outcome: Outcome, text: str) -> None:
         super().__init__(text)
         self.outcome = outcome
-        self.text = text

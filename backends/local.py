@@ -6,6 +6,7 @@ session that writes the agent's log: the processes that it forks have its comman
 it. Started as root with a uid range, each user's agent runs under a uid of its own; only Docker isolates beyond that.
 """
 
+import contextlib
 import functools
 import os
 import signal
@@ -65,7 +66,8 @@ class LocalBackend:
         """SIGTERM, then SIGKILL after `stop_s`; returns when it is gone."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
             if await self.alive(handle):
-                os.kill(_pid(handle), sign)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(_pid(handle), sign)
             with trio.move_on_after(self.stop_s):
                 while await self.alive(handle):  # noqa: ASYNC110 - an adopted process is no child: nothing tells us
                     await trio.sleep(STOP_STEP_S)
@@ -89,7 +91,12 @@ class LocalBackend:
             directory.parent.mkdir(parents=True, exist_ok=True)
             directory.parent.chmod(0o711)  # the agents' uids pass through, and see nothing
             directory.mkdir(mode=0o700, exist_ok=True)
-            os.chown(directory, owner, owner)
+        if owner != os.getuid():
+            os.chown(spec.root, owner, owner)
+            # jobd opens and chowns files in the agent's directory, so a user who could write there could lay links in
+            # its way: the agent only passes through.
+            os.chown(spec.directory, os.getuid(), owner)
+            spec.directory.chmod(0o710)
         if spec.token:
             setup = AgentSetup(
                 agent=spec.agent,

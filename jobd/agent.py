@@ -34,6 +34,7 @@ class Agent:
         """A Hello was accepted on this link; it replaces an older one that may be half-open."""
         if self.link is not None:
             self.link.close()
+            self._lose_ops()
         self.link = link
         self.failure, self.failures = "", 0
         self.changed.notify()
@@ -43,9 +44,12 @@ class Agent:
         if self.link is link:
             self.link = None
             self.heard = now
-            for op in list(self.ops.values()):
-                op.lose()
+            self._lose_ops()
             self.changed.notify()
+
+    def _lose_ops(self) -> None:
+        for op in list(self.ops.values()):
+            op.lose()
 
     def open_op(self, op: str, ops_max: int) -> Op:
         """Room for one more op on the link that is there; raises QueueFull."""

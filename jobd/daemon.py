@@ -50,6 +50,8 @@ def local_backend(config: Config) -> Backend:
     if not zipapp.exists():
         raise ConfigError(f"there is no agent at {zipapp}: run `make agent`, or set local.zipapp")
     uid_first = local.uid_first if os.getuid() == 0 else None
+    if uid_first is not None:
+        config.directory.chmod(0o711)  # the agents' uids pass through, and see nothing
     return LocalBackend(local.python or sys.executable, zipapp, uid_first, local.uid_count, config.agents.stop_s)
 
 

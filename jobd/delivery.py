@@ -4,6 +4,7 @@ Back-pressure is end to end: the next piece is read from the agent only when the
 arrives is whole or an error: a stream that ends early is `Torn`, and the caller's connection is cut.
 """
 
+import re
 from typing import Protocol
 
 import trio
@@ -26,6 +27,7 @@ from schemas.codec import dumps, to_data
 from schemas.link import Answer, BulkReply
 
 PIECE_BYTES = 256 * 1024
+MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w-]+=[\w.-]+)?", re.ASCII)
 
 ERRORS: dict[str, type[JobdError]] = {
     "no_frame": NoFrame,
@@ -93,9 +95,15 @@ async def deliver(core: Core, op: Op, sink: Sink, serial: int) -> bool:
     if answer.bytes > core.config.requests.answer_bytes_max:
         raise TooLarge(f"It has {answer.bytes} bytes.", limit=core.config.requests.answer_bytes_max)
     if answer.bytes == 0:
-        await sink.begin(Head(answer.type, 0, serial, answer.result))
+        await sink.begin(_head(answer, 0, serial))
         return True
-    return await _relay(core, op, answer.bytes, Head(answer.type, answer.bytes, serial, answer.result), sink)
+    return await _relay(core, op, answer.bytes, _head(answer, answer.bytes, serial), sink)
+
+
+def _head(answer: Answer, length: int, serial: int) -> Head:
+    """The type is the agent's word, and goes into a header."""
+    kind = answer.type if MEDIA_TYPE.fullmatch(answer.type) else "application/octet-stream"
+    return Head(kind, length, serial, answer.result)
 
 
 async def _relay(core: Core, op: Op, left: int, head: Head, sink: Sink) -> bool:
@@ -107,9 +115,10 @@ async def _relay(core: Core, op: Op, left: int, head: Head, sink: Sink) -> bool:
         if op.lost:
             return False
         raise AgentUnavailable("It announced data and did not send it.")
-    await stream.send_all((dumps(to_data(BulkReply())) + "\n").encode())
-    await sink.begin(head)
     try:
+        with trio.fail_after(stall_s):
+            await stream.send_all((dumps(to_data(BulkReply())) + "\n").encode())
+        await sink.begin(head)
         while left:
             with trio.fail_after(stall_s):
                 piece = await stream.receive_some(min(left, PIECE_BYTES))
@@ -117,7 +126,7 @@ async def _relay(core: Core, op: Op, left: int, head: Head, sink: Sink) -> bool:
                 raise Torn
             left -= len(piece)
             await sink.write(bytes(piece))
-    except (trio.BrokenResourceError, trio.TooSlowError):
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         raise Torn from None
     return True
 

@@ -252,6 +252,8 @@ class Connected:
     async def wait(self) -> None:
         """Ask for it, and wait for news of it."""
         agent = self.fleet.want(self.user, self.place)
+        if agent.link is not None:
+            return  # another link than the one that was lost
         agent.waiting += 1
         try:
             await agent.changed.wait()

@@ -134,12 +134,11 @@ def _bearer(request: WebSocketRequest) -> str:
 
 
 async def _listen(path: Path) -> trio.SocketListener:
-    """A unix socket made anew in the agent's directory; the directory's owner may connect."""
+    """A unix socket made anew in the agent's directory, whose group may connect."""
     path.unlink(missing_ok=True)
     sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     await sock.bind(str(path))
-    owner = path.parent.stat()
-    os.chown(path, owner.st_uid, owner.st_gid)
-    path.chmod(0o600)
+    os.chown(path, -1, path.parent.stat().st_gid)
+    path.chmod(0o660)
     sock.listen(BACKLOG)
     return trio.SocketListener(sock)

@@ -133,6 +133,7 @@ class Jobs:
 
     async def read_past(self, job: Job, serial: int) -> None:
         """Bring an older run of the job from the store into memory; raises StaleSerial if it was purged."""
+        await self._store.durable(job.sequence)  # its end may have been committed in memory only
         for record in await self._world.hop(self._store.disk.runs, job.record.id):
             if record.serial == serial and job.user is not None:
                 job.past[serial] = Run(job, job.user, record)
@@ -238,9 +239,12 @@ class Jobs:
         self._jobs[job.key] = job
         if len(self._jobs) > self._cached_max:
             for key, other in list(self._jobs.items())[: self._cached_max // 10 + 1]:
-                if other is not job and not other.open and not other.watchers and self._is_stored(other):
+                if other is not job and not other.open and not self._is_watched(other) and self._is_stored(other):
                     del self._jobs[key]
         return job
+
+    def _is_watched(self, job: Job) -> bool:
+        return job.watchers > 0 or len(job.changed) > 0
 
     def _is_stored(self, job: Job) -> bool:
         return job.sequence <= self._store.committed

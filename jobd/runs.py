@@ -52,8 +52,10 @@ async def _conduct(core: Core, run: Run, held: Held) -> None:
     if run.active:
         run.scope = _open(core, run, "run")
         with run.scope:
-            await _live(core, run, held)
-        run.waits(None)
+            try:
+                await _live(core, run, held)
+            finally:
+                run.waits(None)  # a situation may name a ticket, which is about to be given back
         why = run.scope.cause
         run.scope = None
         if why is SHUTDOWN:
@@ -103,7 +105,8 @@ async def _watch(core: Core, run: Run, limit_s: float, why: Cause) -> None:
     """Give the run up at its limit. While its agent is away nothing is known of it, so the limit on that counts
     instead; and an agent that is back has a moment to tell what happened meanwhile."""
     agent = _agent_of(core, run)
-    assert run.scope is not None and agent is not None, "an ordered run has both"
+    assert run.scope is not None, "its limits are watched in its scope"
+    assert agent is not None, "an ordered run has an agent"
     while True:
         if agent.link is None:
             left, because = run.record.limits.heartbeat_s - elapsed_s(agent.heard, core.world.now()), HEARTBEAT_TIMEOUT

@@ -34,6 +34,8 @@ class SqliteDisk:
     """See jobd.store.Disk. `write` is called by one task at a time; reads have a connection of their own."""
 
     def __init__(self, path: Path) -> None:
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # everybody's inputs are in it; SQLite makes the files beside it with the same mode
         self._writer = _connect(path)
         _migrate(self._writer)
         self._reader = _connect(path)

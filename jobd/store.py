@@ -126,6 +126,8 @@ class Store:
             log.error("the store cannot commit %d records: %r", len(batch), error)
             self.healthy = False
             return False
+        if not self.healthy:
+            log.warning("the store commits again")
         self.healthy = True
         del self._queue[: len(batch)]
         self.committed = target

@@ -161,9 +161,7 @@ def ended_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def record(
-    step: int, atoms: list[str], columns: str = "id type x y z", box: str = "pp pp pp\n0 4\n0 4\n0 4"
-) -> str:
+def record(step: int, atoms: list[str], columns: str = "id type x y z", box: str = "pp pp pp\n0 4\n0 4\n0 4") -> str:
     lines = "".join(f"{atom}\n" for atom in atoms)
     head = f"ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n{len(atoms)}\nITEM: BOX BOUNDS {box}\n"
     return f"{head}ITEM: ATOMS {columns} \n{lines}"
@@ -248,9 +246,7 @@ def test_the_thermo_series_goes_up_to_the_asked_row(worker: Worker, ended_run: P
     assert worker.refusal("frame", ended_run, view="thermo", format="png") == "bad_argument"
 
 
-def test_the_parallel_command_gives_the_same_frames_as_the_sequential_one(
-    worker: Worker, tmp_path: Path
-) -> None:
+def test_the_parallel_command_gives_the_same_frames_as_the_sequential_one(worker: Worker, tmp_path: Path) -> None:
     run_lammps(tmp_path, watched_deck(steps=40, every=10), "parallel", cores=2)
     assert "on 2 procs" in (tmp_path / "log.lammps").read_text()
     assert worker.ask("progress", tmp_path)["fraction"] == 1.0
@@ -305,9 +301,7 @@ run 20
 """
 
 
-def test_several_runs_of_one_deck_are_summed_and_every_thermo_style_is_read(
-    worker: Worker, tmp_path: Path
-) -> None:
+def test_several_runs_of_one_deck_are_summed_and_every_thermo_style_is_read(worker: Worker, tmp_path: Path) -> None:
     run_lammps(tmp_path, MANY_RUNS)
     progress = worker.ask("progress", tmp_path)
     assert progress["text"] == "step 120 of 120"  # 30, from 31 up to 61, and three times 20
@@ -325,9 +319,7 @@ def test_several_runs_of_one_deck_are_summed_and_every_thermo_style_is_read(
     assert worker.ask_whole("frame", tmp_path, view="atoms", format="png")[1].startswith(b"\x89PNG")
 
 
-def test_the_progress_in_the_middle_of_several_runs_counts_those_to_come(
-    worker: Worker, tmp_path: Path
-) -> None:
+def test_the_progress_in_the_middle_of_several_runs_counts_those_to_come(worker: Worker, tmp_path: Path) -> None:
     run_lammps(tmp_path, MANY_RUNS)
     log = (tmp_path / "log.lammps").read_text()
     cut = log.index("Loop time", log.index("run 30\n"))
@@ -343,9 +335,7 @@ def test_the_progress_in_the_middle_of_several_runs_counts_those_to_come(
 
 
 def test_a_failed_run_says_why_and_is_not_done(worker: Worker, tmp_path: Path) -> None:
-    lammps = start_lammps(
-        tmp_path, watched_deck(steps=40, every=10).replace("run 40", "run 20\nbogus\nrun 20")
-    )
+    lammps = start_lammps(tmp_path, watched_deck(steps=40, every=10).replace("run 40", "run 20\nbogus\nrun 20"))
     assert lammps.wait() == 1
     progress = worker.ask("progress", tmp_path)
     assert progress["fraction"] == 0.5
@@ -400,9 +390,7 @@ def test_a_torn_record_is_never_shown_and_appears_when_it_is_complete(worker: Wo
     assert frame["data"]["id"] == [3, 2, 1]
 
 
-def test_a_torn_record_is_not_shown_to_one_who_sees_the_file_for_the_first_time(
-    worker: Worker, tmp_path: Path
-) -> None:
+def test_a_torn_record_is_not_shown_to_one_who_sees_the_file_for_the_first_time(worker: Worker, tmp_path: Path) -> None:
     first, second = record(0, THREE_ATOMS), record(10, THREE_ATOMS)
     for cut in range(len(second)):
         run = tmp_path / str(cut)
@@ -413,9 +401,7 @@ def test_a_torn_record_is_not_shown_to_one_who_sees_the_file_for_the_first_time(
         assert worker.refusal("frame", run, view="atoms") == "no_frame"
 
 
-def test_records_across_the_pieces_in_which_a_file_is_scanned_are_found(
-    worker: Worker, tmp_path: Path
-) -> None:
+def test_records_across_the_pieces_in_which_a_file_is_scanned_are_found(worker: Worker, tmp_path: Path) -> None:
     # The scan takes a MiB at a time: records of about 100 kB and of 200 bytes lie across its borders.
     large = [f"{i} 1 {i % 4} 1.5 2.5" for i in range(5000)]
     records = [record(i, large if i % 50 == 0 else THREE_ATOMS) for i in range(1500)]
@@ -516,9 +502,7 @@ def test_a_frame_without_atoms_is_a_frame(worker: Worker, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("width", [64, 333, 640, 2000])
-def test_a_picture_has_the_asked_width_and_shows_the_atoms(
-    worker: Worker, ended_run: Path, width: int
-) -> None:
+def test_a_picture_has_the_asked_width_and_shows_the_atoms(worker: Worker, ended_run: Path, width: int) -> None:
     header, body = worker.ask_whole("frame", ended_run, view="atoms", index=12, format="png", width=width)
     assert (header["type"], header["bytes"]) == ("image/png", len(body))
     assert header["result"]["step"] == 60
@@ -532,18 +516,12 @@ def test_a_picture_has_the_asked_width_and_shows_the_atoms(
 def test_pictures_and_json_answers_follow_one_another_in_order(worker: Worker, ended_run: Path) -> None:
     for number in range(100, 120):
         args = {"view": "atoms", "index": number % 13, "format": "json" if number % 3 else "png"}
-        worker.send(
-            json.dumps({"id": number, "method": "frame", "run": str(ended_run), "args": args}).encode()
-        )
+        worker.send(json.dumps({"id": number, "method": "frame", "run": str(ended_run), "args": args}).encode())
     for number in range(100, 120):
         header, body = worker.receive()
         assert header["id"] == number
         assert header["result"]["index"] == number % 13
-        assert (
-            body.startswith(b"\x89PNG") and body.endswith(b"IEND\xaeB`\x82")
-            if number % 3 == 0
-            else body == b""
-        )
+        assert body.startswith(b"\x89PNG") and body.endswith(b"IEND\xaeB`\x82") if number % 3 == 0 else body == b""
 
 
 @pytest.mark.parametrize(
@@ -586,9 +564,7 @@ def test_what_a_library_prints_does_not_reach_the_answers(ended_run: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["dump.lammpstrj", "log.lammps", "in.lammps"])
-def test_links_fifos_and_directories_in_place_of_files_are_refused(
-    worker: Worker, tmp_path: Path, name: str
-) -> None:
+def test_links_fifos_and_directories_in_place_of_files_are_refused(worker: Worker, tmp_path: Path, name: str) -> None:
     question = {"view": "atoms" if name.startswith("dump") else "thermo"}
     asked = ("frame", question) if name != "in.lammps" else ("progress", {})
     path = tmp_path / name
@@ -673,9 +649,7 @@ def test_garbage_in_a_log_is_an_error(worker: Worker, tmp_path: Path) -> None:
         log.write_bytes(garbage)
         assert worker.refusal("progress", tmp_path) == "unreadable"
         assert worker.refusal("frame", tmp_path, view="thermo") == "unreadable"
-    log.write_bytes(
-        b"LAMMPS (\n" + b"run 9999999999999999999999999\nrun\nrun -5\nrun \xff\n" + b"Loop time of \n"
-    )
+    log.write_bytes(b"LAMMPS (\n" + b"run 9999999999999999999999999\nrun\nrun -5\nrun \xff\n" + b"Loop time of \n")
     assert worker.ask("progress", tmp_path)["fraction"] is None
     assert worker.refusal("frame", tmp_path, view="thermo") == "no_frame"
 
@@ -747,9 +721,7 @@ def test_a_question_may_have_a_mebibyte_and_not_a_byte_more(worker: Worker, ende
         ({"method": "frame", "run": "/tmp", "args": {"view": {}}}, "bad_argument"),
     ],
 )
-def test_a_wrong_question_is_answered_with_its_id(
-    worker: Worker, question: dict[str, Any], code: str
-) -> None:
+def test_a_wrong_question_is_answered_with_its_id(worker: Worker, question: dict[str, Any], code: str) -> None:
     worker.send(json.dumps({"id": 41} | question).encode())
     header, _ = worker.receive()
     assert (header["id"], header["error"]["code"]) == (41, code)
@@ -779,9 +751,7 @@ def test_a_wrong_argument_is_refused(worker: Worker, ended_run: Path, args: dict
     assert worker.refusal("frame", ended_run, **args) == "bad_argument"
 
 
-def test_an_index_that_is_not_there_is_refused_with_how_many_there_are(
-    worker: Worker, ended_run: Path
-) -> None:
+def test_an_index_that_is_not_there_is_refused_with_how_many_there_are(worker: Worker, ended_run: Path) -> None:
     header, _ = worker.ask_whole("frame", ended_run, view="atoms", index=13)
     assert header["error"] == {
         "code": "no_frame",

@@ -349,7 +349,7 @@ async def pour(stream: trio.SocketStream, size: int) -> None:
 
 
 async def until_tasks_are(count: int) -> None:
-    while trio.lowlevel.current_statistics().tasks_living > count:  # noqa: ASYNC110 - nobody tells
+    while trio.lowlevel.current_statistics().tasks_living > count:
         await trio.sleep(0.01)
 
 
@@ -605,6 +605,7 @@ async def test_after_a_write_was_cut_nothing_more_is_written(kind: str) -> None:
             await send({"type": "http.response.body", "body": b"never"})
         except PeerGone:
             outcome.append("gone")
+        outcome.extend([(await receive())["type"] for _ in range(2)])
         done.set()
 
     async with serving(kind, by_path(give_up=give_up)) as server:
@@ -612,7 +613,7 @@ async def test_after_a_write_was_cut_nothing_more_is_written(kind: str) -> None:
         await client.stream.send_all(GET % b"/give_up")
         assert await happens(done.wait, patience(kind)) == (kind == "ours")
         if kind == "ours":
-            assert outcome == [True, "gone"]
+            assert outcome == [True, "gone", "http.request", "http.disconnect"]
             data = await client.rest_until_closed()
             assert len(data) < size
             assert data.endswith(b"xxxx"), "neither the next chunk nor a clean end"
@@ -733,7 +734,7 @@ async def test_beyond_connections_max_the_answer_is_503_until_one_ends(kind: str
         assert await outside.rest_until_closed() == b""
         await inside[0].stream.aclose()
         with trio.fail_after(10):
-            while not await server.is_up():  # noqa: ASYNC110 - nobody tells
+            while not await server.is_up():
                 await trio.sleep(0.01)
 
 
@@ -911,7 +912,7 @@ async def test_shutdown_lets_requests_in_flight_end_and_takes_no_new_ones() -> N
 
 
 async def test_shutdown_answers_a_request_or_never_begins_it() -> None:
-    for _ in range(20):
+    for attempt in range(40):
         begun: list[Any] = []
 
         async def note(scope: Any, receive: Any, send: Any, begun: list[Any] = begun) -> None:
@@ -921,9 +922,11 @@ async def test_shutdown_answers_a_request_or_never_begins_it() -> None:
         async with serving("ours", by_path(note=note)) as server:
             client = await server.connect()
             await client.get()
-            with socket.socket(fileno=os.dup(client.stream.socket.fileno())) as sock:
+            server.stop()
+            for _ in range(attempt % 5):  # the request comes in the same step of the loop as the stop, or beside it
+                await trio.lowlevel.checkpoint()
+            with suppress(OSError), socket.socket(fileno=os.dup(client.stream.socket.fileno())) as sock:
                 sock.send(GET % b"/note")
-            server.stop()  # both happen in one step of the loop, in an order that Trio leaves to chance
             assert bool(await client.rest_until_closed()) == bool(begun)
 
 

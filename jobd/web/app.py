@@ -11,7 +11,7 @@ from jobd import plans
 from jobd.core import Core
 from jobd.delivery import Collected
 from jobd.errors import Invalid, JobdError, NotFound, TooLarge
-from jobd.web.doors import Door, named, problem
+from jobd.web.doors import Door, decoded, named, problem
 from schemas import codec
 from schemas.api import CancelRequest, RunRequest
 
@@ -37,11 +37,9 @@ def reply(data: Any, status: int = 200, **headers: str) -> Response:
 
 async def body(kind: Any, core: Core) -> Any:
     """The request's body as `kind`; an empty one as an empty object. Raises Invalid that names the field."""
-    text = await request.get_data(as_text=False)
-    try:
-        return codec.decode(text or b"{}", kind, core.config.http.body_bytes_max)
-    except codec.CodecError as error:
-        raise Invalid(f"{error}.", field=error.field) from None
+    data = await request.get_data(as_text=False)
+    assert isinstance(data, bytes)
+    return decoded(data, kind, core.config.http.body_bytes_max)
 
 
 def _add_errors(app: QuartTrio, core: Core) -> None:

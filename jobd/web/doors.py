@@ -13,6 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from jobd.errors import Forbidden, Invalid, JobdError, Unauthorized
+from schemas import codec
 from schemas.codec import dumps
 from schemas.ids import check_name
 
@@ -57,6 +58,16 @@ def named(**names: str) -> None:
             check_name(name)
         except ValueError as error:
             raise Invalid(f"{what} {error}.", field=what) from None
+
+
+def decoded(body: bytes, kind: Any, bytes_max: int) -> Any:
+    """A request's body as `kind`, an empty one as an empty object; raises Invalid that names the field."""
+    try:
+        return codec.decode((body or b"{}").decode(), kind, bytes_max)
+    except UnicodeDecodeError:
+        raise Invalid("The body is not UTF-8.", field="") from None
+    except codec.CodecError as error:
+        raise Invalid(f"{error}.", field=error.field) from None
 
 
 def problem(error: JobdError) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -17,9 +17,8 @@ from jobd import plans
 from jobd.core import Core
 from jobd.delivery import Head, Sink
 from jobd.errors import Invalid, JobdError, RangeNotSatisfiable, TooLarge
-from jobd.web.doors import Door, named, problem
+from jobd.web.doors import Door, decoded, named, problem
 from jobd.web.events import watch
-from schemas import codec
 from schemas.api import AnalysisRequest
 from schemas.ids import check_path
 
@@ -49,7 +48,10 @@ class Call:
     @property
     def serial(self) -> int | None:
         """The serial in the query; raises Invalid."""
-        return self.number("serial")
+        serial = self.number("serial")
+        if serial == 0:
+            raise Invalid("serial must be a positive integer.", field="serial")
+        return serial
 
     def number(self, name: str) -> int | None:
         """A whole number of the query; raises Invalid."""
@@ -289,10 +291,7 @@ async def _frame(core: Core, call: Call, sink: AsgiSink) -> None:
 
 
 async def _analysis(core: Core, call: Call, sink: AsgiSink) -> None:
-    try:
-        ask = codec.decode(call.body or b"{}", AnalysisRequest, core.config.http.body_bytes_max)
-    except codec.CodecError as error:
-        raise Invalid(f"{error}.", field=error.field) from None
+    ask = decoded(call.body, AnalysisRequest, core.config.http.body_bytes_max)
     sink.headers = FILE_HEADERS
     plan = plans.analyse(core, call.user, call.job, call.rest["method"], ask, sink)
     await core.ask(plan, call.user, call.job, "analysis", core.config.requests.analysis_s)

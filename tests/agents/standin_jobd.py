@@ -412,7 +412,7 @@ async def listen_unix(path: Path) -> trio.SocketListener:
 
 async def eventually(condition: Callable[[], Any]) -> None:
     """Until something is true that neither a fact nor the kernel tells of."""
-    while not condition():  # noqa: ASYNC110 - nobody tells
+    while not condition():
         await trio.sleep(0.01)
 
 

@@ -13,6 +13,7 @@ import trio
 from standin_jobd import StandIn, eventually, stand_in
 from test_agent_runs import FUGITIVE, is_alive, python
 
+from agents import procs
 from schemas.link import Ended, Epoch, Started
 
 # Where the process is killed, and the outcomes that this allows, with how often the command may have been executed.
@@ -226,7 +227,8 @@ async def test_a_run_that_was_not_begun_and_is_given_up_meanwhile_is_never_execu
             await jobd.agent_exit()
             await jobd.vanish()
             jobd.call_agent()
-            await trio.sleep(0.7)
+            await eventually(lambda: ": taken" in jobd.at.log())
+            await trio.sleep(0.2)  # long enough for a run that would not wait for jobd
             jobd.welcome_stops = (epoch,)
             await jobd.listen()
             ended = await jobd.ended(epoch)
@@ -258,6 +260,40 @@ async def test_a_run_that_fills_the_disk_can_be_stopped_and_its_end_is_told_when
                 await jobd.kill_agent()
             finally:
                 await trio.run_process(["umount", "-l", str(jobd.root)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("end.json", '{"outcome":"exited","at":{"boot":"","boottime_s":0,"wall_s":0},"wall_s":1e300}'),
+        ("parent.json", '{"pid":-1,"start_ticks":0,"boot":"BOOT"}'),
+        ("parent.json", '{"pid":0,"start_ticks":0,"boot":"BOOT"}'),
+        ("parent.json", None),  # a FIFO
+        (".", None),  # the whole directory, removed
+    ],
+)
+async def test_records_that_the_code_has_forged_or_removed_harm_only_its_own_run(
+    jobd: StandIn, name: str, content: str | None
+) -> None:
+    with trio.fail_after(10):
+        epoch = await jobd.start("sh", "-c", "printf x >>../ran; sleep 60")
+        await jobd.started(epoch)
+        await jobd.kill_agent()
+        forged = jobd.control(epoch) / name
+        if name == ".":
+            shutil.rmtree(jobd.control(epoch))
+        elif content is None:
+            forged.unlink()
+            os.mkfifo(forged)
+        else:
+            os.kill(jobd.claim(epoch).pid, signal.SIGKILL)
+            forged.unlink(missing_ok=True)
+            forged.write_text(content.replace("BOOT", procs.boot_id()))
+        jobd.call_agent()
+        assert (await jobd.ended(epoch)).outcome == "lost"
+        await eventually(lambda: not jobd.at.run_processes())
+        assert (await jobd.ended(await jobd.start("true", serial=2))).outcome == "exited"
+        assert (jobd.scratch / "ran").read_text() == "x"
 
 
 async def test_spoilt_records_end_in_a_lost_run_and_not_in_a_second_execution(jobd: StandIn) -> None:

@@ -34,10 +34,7 @@ def lay_atoms(image: Image.Image, seen: Floats, radius: float, colours: Floats) 
     width, height = image.size
     border = math.ceil(radius) + 1
     inside = (
-        (seen[:, 0] > -border)
-        & (seen[:, 0] < width + border)
-        & (seen[:, 1] > -border)
-        & (seen[:, 1] < height + border)
+        (seen[:, 0] > -border) & (seen[:, 0] < width + border) & (seen[:, 1] > -border) & (seen[:, 1] < height + border)
     )
     seen, colours = seen[inside], colours[inside]
     seen[:, 2] = np.clip(np.nan_to_num(seen[:, 2]), -10 * width, 10 * width)
@@ -104,9 +101,7 @@ def _keys(seen: Floats, radius: float, width: int, height: int) -> Ints:
     near, far = seen[:, 2].max(), seen[:, 2].min()
     fine = (1 << 24) / (near - far + 2 * radius + 1)  # depth in pixels to the upper bits of a key
     keys = ((seen[:, 2] - far) * fine).astype(np.int64) << 32 | np.arange(len(seen))
-    places = (
-        (np.rint(seen[:, 1]).astype(np.int64) + pad) * stride + np.rint(seen[:, 0]).astype(np.int64) + pad
-    )
+    places = (np.rint(seen[:, 1]).astype(np.int64) + pad) * stride + np.rint(seen[:, 0]).astype(np.int64) + pad
     buffer = np.full((height + 2 * pad) * stride, -1, np.int64)
     reach = math.ceil(radius)
     for dy in range(-reach, reach + 1):

@@ -102,9 +102,7 @@ class Dump(GrowingFile):
             return parse(record, self.steps[index], values_max)
         except (DamagedError, FileNotFoundError) as wrong:
             reason = "it is gone" if isinstance(wrong, FileNotFoundError) else str(wrong)
-            raise UnanswerableError(
-                "unreadable", f"Frame {index} of {NAME} cannot be read: {reason}."
-            ) from None
+            raise UnanswerableError("unreadable", f"Frame {index} of {NAME} cannot be read: {reason}.") from None
 
 
 def _read(fd: int, start: int, length: int) -> bytes:

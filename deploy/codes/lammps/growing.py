@@ -37,9 +37,7 @@ def opened(run: str, name: str) -> Iterator[int]:
     try:
         directory = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as refused:
-        raise UnanswerableError(
-            "unreadable", f"The run directory cannot be read: {refused.strerror}."
-        ) from None
+        raise UnanswerableError("unreadable", f"The run directory cannot be read: {refused.strerror}.") from None
     try:
         # O_NONBLOCK: a FIFO of that name must not hold us.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

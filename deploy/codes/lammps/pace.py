@@ -185,9 +185,7 @@ def deck_steps(text: str) -> tuple[list[int | None], bool]:
             if words[2] != "index" or words[1] not in variables:
                 variables[words[1]] = words[3]
         elif words[0] == "run":
-            named = [
-                _VARIABLE.sub(lambda found: variables.get(found[1] or found[2], "?"), word) for word in words
-            ]
+            named = [_VARIABLE.sub(lambda found: variables.get(found[1] or found[2], "?"), word) for word in words]
             steps.append(run_command(named).steps)
         elif words[0] in {"jump", "next", "python"} or (words[0] == "if" and _RUNS_INSIDE.search(line)):
             return steps, False

@@ -59,9 +59,7 @@ def draw(frame: Frame, width: int) -> tuple[bytes, int]:
     camera.box_edges(image, behind=True)
     if atoms.any():
         with np.errstate(all="ignore"):  # a system that exploded
-            lay_atoms(
-                image, camera.project(positions[atoms]), camera.radius(positions[atoms]), colours[atoms]
-            )
+            lay_atoms(image, camera.project(positions[atoms]), camera.radius(positions[atoms]), colours[atoms])
     camera.box_edges(image, behind=False)
     if image.width != width:
         image = image.resize((width, height), Image.Resampling.BOX)
@@ -94,10 +92,7 @@ def _colours(frame: Frame) -> tuple[Floats, dict[str, Any]]:
     kind = frame.columns.get("type", frame.columns.get("element", np.ones(frame.natoms)))
     names, number = np.unique(np.asarray(kind), return_inverse=True)
     colours = TYPE_COLOURS[number % len(TYPE_COLOURS)]
-    shown = [
-        f"{name:g}" if isinstance(name, float) else str(name)[:8]
-        for name in names[: len(TYPE_COLOURS)].tolist()
-    ]
+    shown = [f"{name:g}" if isinstance(name, float) else str(name)[:8] for name in names[: len(TYPE_COLOURS)].tolist()]
     return colours, {"types": shown if len(names) > 1 else []}
 
 
@@ -106,9 +101,7 @@ def _round_up(number: float) -> float:
     if not 1e-300 < number < 1e300:
         return 1.0
     decade = 10.0 ** math.floor(math.log10(number))
-    return next(
-        step * decade for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if number <= step * decade * (1 + 1e-9)
-    )
+    return next(step * decade for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if number <= step * decade * (1 + 1e-9))
 
 
 def _directions() -> Floats:
@@ -157,11 +150,7 @@ class _Camera:
             low, high = np.percentile(positions, [1, 99], axis=0)
             room = np.minimum(np.maximum(high - low, 1e-9), room)
         flat = room[2] < 0.02 * room[:2].max()
-        each = (
-            math.sqrt(room[0] * room[1] / len(positions))
-            if flat
-            else float(np.cbrt(room.prod() / len(positions)))
-        )
+        each = math.sqrt(room[0] * room[1] / len(positions)) if flat else float(np.cbrt(room.prod() / len(positions)))
         at_most = math.sqrt(DISC_PIXELS_MAX / (math.pi * len(positions)))
         return float(min(max(0.52 * each * self._scale, 0.8), at_most, self.size[0] / 24))
 
@@ -202,9 +191,7 @@ def _caption(image: Image.Image, frame: Frame, legend: dict[str, Any]) -> None:
     if "speed" in legend:
         bar = round(width * 0.16)
         ramp = np.linspace(0, len(SPEED_COLOURS) - 1, bar)
-        line = np.stack(
-            [np.interp(ramp, np.arange(len(SPEED_COLOURS)), SPEED_COLOURS[:, c]) for c in range(3)], axis=1
-        )
+        line = np.stack([np.interp(ramp, np.arange(len(SPEED_COLOURS)), SPEED_COLOURS[:, c]) for c in range(3)], axis=1)
         label = f"{legend['speed']:g}"
         pen.text((right, base), label, INK, font, anchor="rs")
         right -= round(font.getlength(label)) + size // 2 + bar

@@ -232,9 +232,7 @@ def _cell(bounds: list[list[float]]) -> tuple[list[list[float]], list[float] | N
     ], [xy, xz, yz]
 
 
-def _unscaled(
-    columns: dict[str, Column], box: list[list[float]], tilt: list[float] | None
-) -> dict[str, Column]:
+def _unscaled(columns: dict[str, Column], box: list[list[float]], tilt: list[float] | None) -> dict[str, Column]:
     """Return the columns with coordinates that are fractions of the box replaced by lengths."""
     xy, xz, yz = tilt or (0.0, 0.0, 0.0)
     sides = [hi - lo for lo, hi in box]
@@ -248,7 +246,4 @@ def _unscaled(
         replaced[names[0]] = box[0][0] + x * sides[0] + y * xy + z * xz
         replaced[names[1]] = box[1][0] + y * sides[1] + z * yz
         replaced[names[2]] = box[2][0] + z * sides[2]
-    return {
-        SCALED[name] if name in replaced else name: replaced.get(name, column)
-        for name, column in columns.items()
-    }
+    return {SCALED[name] if name in replaced else name: replaced.get(name, column) for name, column in columns.items()}

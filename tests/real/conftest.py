@@ -1,0 +1,47 @@
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from realdaemon import Daemon
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory that other uids may pass through, with a path that leaves room for unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="jobd-", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+def daemons() -> Iterator[Callable[..., Daemon]]:
+    """Makes daemons, with the TOML tables that differ; they are not started, and ended at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**tables: Any) -> Daemon:
+            daemon = Daemon(stack.enter_context(short_directory()), tables)
+            stack.callback(daemon.end)
+            return daemon
+
+        yield make
+
+
+make_daemon = pytest.fixture(daemons)
+make_module_daemon = pytest.fixture(daemons, scope="module")
+
+
+@pytest.fixture(scope="module")
+def daemon(make_module_daemon: Callable[..., Daemon]) -> Daemon:
+    """One daemon for all tests of a module. Tests use jobs of their own, and leave no run behind."""
+    return make_module_daemon().start()
+
+
+@pytest.fixture
+def job(request: pytest.FixtureRequest) -> str:
+    """A job name that no other test uses."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[-100:].strip("-_.")
