@@ -1,12 +1,16 @@
-"""Make the generated pages: docs/states.md from the state table, docs/faults.md from causes and errors.
+"""Make the generated pages: states.md from the state table, faults.md from causes and errors, configuration.md.
 
 `python docs/generate.py` writes them; `--check` fails when one is stale (make check does that).
 """
 
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 
-from jobd import delivery, errors, states
+import attrs
+
+from jobd import config, delivery, errors, states
 from jobd.causes import CAUSES, cause
 from schemas.link import Ended as EndedFact
 from schemas.link import Epoch
@@ -109,7 +113,50 @@ def is_error(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, errors.JobdError)
 
 
-PAGES = {"states.md": state_page, "faults.md": fault_page}
+def configuration_page() -> str:
+    """Every setting of jobd.toml, with its default and meaning."""
+    tables = [f"{config.Config.__doc__}\n\n{settings(config.Config)}"]
+    for each in attrs.fields(config.Config):
+        kind = config.Tier if each.name == "tiers" else each.type
+        if attrs.has(kind):
+            title = "tiers.<name>" if each.name == "tiers" else each.name
+            tables.append(f"## [{title}]\n\n{kind.__doc__}\n\n{settings(kind)}")
+    return f"""# Configuration
+
+Generated from jobd/config.py by docs/generate.py; deploy/jobd.toml is an example. One TOML file, read strictly: an
+unknown key or a value out of its range is refused with its name. Durations are seconds, sizes bytes. `jobd` reads it
+at its start.
+
+{chr(10).join(tables)}"""
+
+
+def settings(kind: type) -> str:
+    """The table of one class's settings."""
+    hints = typing.get_type_hints(kind)
+    rows = []
+    for each in attrs.fields(kind):
+        if not attrs.has(each.type):
+            default = "" if each.default is attrs.NOTHING else shown(each.default)
+            rows.append(f"| `{each.name}` | {worded(hints[each.name])} | {default} | {each.metadata['about']} |")
+    return "| setting | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+
+
+def shown(default: Any) -> str:
+    """A default, as TOML has it."""
+    if default is None or isinstance(default, type(attrs.Factory(dict))):
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
+
+
+def worded(hint: Any) -> str:
+    """A type, in TOML's words."""
+    words = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    return words.get(hint) or ("table" if typing.get_origin(hint) is dict else "integer")
+
+
+PAGES = {"states.md": state_page, "faults.md": fault_page, "configuration.md": configuration_page}
 
 
 def main() -> int:

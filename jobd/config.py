@@ -1,6 +1,7 @@
 """The site's configuration: one TOML file, read strictly; every interval and limit of the daemon has its name here.
 
-Durations are seconds, sizes bytes, with the unit in the field's name. Tests use the same classes with small numbers.
+Durations are seconds, sizes bytes, with the unit in the field's name. docs/configuration.md is made from these classes.
+Tests use the same ones with small numbers.
 """
 
 import tomllib
@@ -13,99 +14,141 @@ from schemas import codec
 from schemas.codec import between
 
 CONFIG_BYTES_MAX = 1024 * 1024
+DAY_S = 86400.0
+
+
+def _about(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"about": about})
+
+
+def _seconds(default: float, about: str, most: float = 30 * DAY_S) -> Any:
+    return field(default=default, validator=between(0.001, most), metadata={"about": about})
+
+
+def _number(default: int | None, about: str, least: int = 1, most: int = 1_000_000) -> Any:
+    return field(default=default, validator=between(least, most), metadata={"about": about})
+
+
+def _bytes(default: int, about: str, least: int = 1, most: int = 1 << 50) -> Any:
+    return _number(default, about, least, most)
 
 
 @frozen
 class Tier:
-    """What a user's plan with the site allows: how many runs may be active at once."""
+    """What a user's plan with the site allows."""
 
-    sequential: int = field(default=1, validator=between(0, 1000))
-    parallel: int = field(default=1, validator=between(0, 1000))
-    batch: int = field(default=1, validator=between(0, 1000))
-    pending_max: int = field(default=100, validator=between(1, 100_000))
+    sequential: int = _number(1, "sequential runs that may be active at once", 0, 1000)
+    parallel: int = _number(1, "parallel runs that may be active at once", 0, 1000)
+    batch: int = _number(1, "batch runs that may be active at once", 0, 1000)
+    pending_max: int = _number(100, "runs that may wait", 1, 100_000)
 
 
 @frozen
 class Host:
     """The slots of this machine that runs may use."""
 
-    cores: int = field(default=2, validator=between(1, 4096))
-    memory_bytes: int = field(default=4 << 30, validator=between(1 << 20, 1 << 50))
+    cores: int = _number(2, "cores", 1, 4096)
+    memory_bytes: int = _bytes(4 << 30, "memory", 1 << 20)
 
 
 @frozen
 class Local:
     """The local backend: agents are processes on this machine."""
 
-    python: str = ""  # the agents' interpreter, >= 3.10; empty: jobd's own
-    zipapp: str = ""  # what `make agent` built; empty: build/jobd-agent.pyz of the checkout
-    uid_first: int | None = field(default=None, validator=between(1000, 1 << 31))
-    uid_count: int = field(default=100_000, validator=between(1, 1 << 30))
-    allow_root: bool = False  # as root without uid_first: run agents, and so the users' codes, as root
+    python: str = _about("", "the agents' interpreter, 3.10 or newer; empty: jobd's own")
+    zipapp: str = _about("", "what `make agent` built; empty: build/jobd-agent.pyz of the checkout")
+    uid_first: int | None = _number(
+        None, "started as root: each user's agent runs under a uid of its own, from here on", 1000, 1 << 31
+    )
+    uid_count: int = _number(100_000, "how many such uids there are", 1, 1 << 30)
+    allow_root: bool = _about(False, "started as root without uid_first: run agents, and so the users' codes, as root")
 
 
 @frozen
 class Agents:
-    """How agents are started, watched, kept warm and culled."""
+    """How agents are started, watched, kept warm and culled, and what their connections may take."""
 
-    start_s: float = 30.0  # the backend's start call
-    call_home_s: float = 30.0  # from the start until the agent has said hello
-    backoff_s: float = 1.0  # after the first failed start; doubles up to backoff_s_max
-    backoff_s_max: float = 60.0
-    heartbeat_s: float = 5.0
-    silence_s: float = 20.0  # a link without a word for so long is closed
-    away_s: float = 60.0  # an agent that lives but does not call home for so long is ended and started anew
-    idle_s: float = 900.0  # a warm agent that nobody used for so long is culled
-    stop_s: float = 5.0
-    poll_s: float = 1.0  # how often an agent without a link is looked at
-    lonely_s: float = 600.0  # an agent without jobd and without runs ends by itself
-    agents_max: int = 1000
-    ops_max: int = 64  # ops of one agent that wait for their answer
-    unauthenticated_s: float = 5.0
-    connections_max: int = 80  # on each of its sockets
-    stall_s: float = 30.0  # a bulk stream that moves nothing for so long is cut
+    start_s: float = _seconds(30.0, "the backend's start call")
+    call_home_s: float = _seconds(30.0, "from the start until the agent has said hello")
+    backoff_s: float = _seconds(1.0, "the pause after the first failed start; doubles up to backoff_s_max")
+    backoff_s_max: float = _seconds(60.0, "the longest pause between two starts")
+    heartbeat_s: float = _seconds(5.0, "how often each side of a link says that it is there")
+    silence_s: float = _seconds(20.0, "a link without a word for so long is closed")
+    away_s: float = _seconds(60.0, "an agent that lives but does not call home for so long is ended and started anew")
+    tell_s: float = _seconds(10.0, "an agent that is back has so long to tell what happened meanwhile")
+    run_margin_s: float = _seconds(10.0, "a run's own parent enforces its wall time; jobd ends it so much later itself")
+    idle_s: float = _seconds(900.0, "a warm agent that nobody used for so long is culled")
+    stop_s: float = _seconds(5.0, "from SIGTERM to SIGKILL of an agent")
+    poll_s: float = _seconds(1.0, "how often an agent without a link is looked at")
+    lonely_s: float = _seconds(600.0, "an agent without jobd and without runs ends by itself")
+    agents_max: int = _number(1000, "agents that are awake at once")
+    ops_max: int = _number(64, "questions to one agent that wait for their answer")
+    orders_max: int = _number(10_000, "orders that wait for one agent; one that does not read so many is cut off")
+    unauthenticated_s: float = _seconds(5.0, "a connection has so long to prove itself")
+    connections_max: int = _number(80, "connections to each of an agent's sockets")
+    send_s: float = _seconds(5.0, "an agent that does not take one message for so long has stopped reading")
+    close_s: float = _seconds(2.0, "the closing of a link")
+    stall_s: float = _seconds(30.0, "a bulk stream that moves nothing for so long is cut")
 
 
 @frozen
 class Http:
     """The gateway's door."""
 
-    host: str = "127.0.0.1"
-    port: int = field(default=8080, validator=between(0, 65535))
-    token_file: str = ""  # holds the service token; empty: <state>/service-token, made at the first start
-    body_bytes_max: int = 8 << 20
-    connections_max: int = 2000
-    keep_alive_s: float = 60.0
-    stop_grace_s: float = 3.0
+    host: str = _about("127.0.0.1", "the address to listen on; put the gateway's web server, or TLS, in front")
+    port: int = _number(8080, "the port; 0: any free one, written to <state>/address", 0, 65535)
+    token_file: str = _about("", "holds the service token; empty: <state>/service-token, made at the first start")
+    body_bytes_max: int = _bytes(8 << 20, "a request's body")
+    head_bytes_max: int = _bytes(16 << 10, "a request's line and headers", 1024, 1 << 20)
+    connections_max: int = _number(2000, "connections at once; the next are answered 503, or closed")
+    keep_alive_s: float = _seconds(60.0, "silence between two requests of a connection")
+    read_s: float = _seconds(10.0, "a whole request head, from its first byte")
+    stall_s: float = _seconds(30.0, "a peer that takes or sends none of a body's bytes for so long is cut off")
+    stop_grace_s: float = _seconds(3.0, "requests in flight at shutdown")
 
 
 @frozen
 class Requests:
     """Deadlines and bounds of API requests."""
 
-    deadline_s: float = 30.0
-    analysis_s: float = 120.0
-    long_poll_s_max: float = 300.0
-    answer_bytes_max: int = 256 << 20
-    watchers_per_job_max: int = 100
-    event_interval_s: float = 0.1  # progress is pushed to a watcher at most so often
-    jobs_cached_max: int = 10_000
-    settle_s: float = 5.0  # how long a cancel's reply waits for the end to be confirmed
+    deadline_s: float = _seconds(30.0, "a request that waits for nobody's code")
+    analysis_s: float = _seconds(120.0, "a question to an agent: analysis, frames, files")
+    long_poll_s_max: float = _seconds(300.0, "the longest `Prefer: wait`")
+    follow_s: float = _seconds(10.0, "a followed log or file is looked at anew so often")
+    answer_bytes_max: int = _bytes(256 << 20, "one answer of an agent")
+    watchers_per_job_max: int = _number(100, "event streams of one job")
+    event_interval_s: float = _seconds(0.1, "progress is pushed to a watcher at most so often")
+    event_beat_s: float = _seconds(15.0, "an idle event stream says that it is there so often")
+    events_s_max: float = _seconds(3600.0, "an event stream ends after so long; its client comes back and resumes")
+    jobs_cached_max: int = _number(10_000, "jobs without an active run that are kept in memory")
+    settle_s: float = _seconds(5.0, "a cancel's reply waits so long for the end to be confirmed")
+
+
+@frozen
+class Storage:
+    """The store in the state directory."""
+
+    retry_s: float = _seconds(1.0, "the pause after a failed commit")
+    waiting_max: int = _number(100_000, "records that wait for a commit; from half of them on, new work is refused")
+    flush_s: float = _seconds(5.0, "the last commit of a clean stop")
 
 
 @frozen
 class Config:
-    """Everything. `state` is jobd's own directory; one daemon at a time uses it."""
+    """Everything."""
 
-    state: str
-    codes: str  # a directory of code descriptions
-    codes_prefix: str = ""  # a Python prefix that {prefix} in them stands for; empty: jobd's own
-    tiers: dict[str, Tier] = field(factory=lambda: {"default": Tier()})
+    state: str = field(metadata={"about": "jobd's own directory; one daemon at a time uses it"})
+    codes: str = field(metadata={"about": "the directory of the codes' descriptions"})
+    codes_prefix: str = _about("", "the Python prefix that {prefix} in them stands for; empty: jobd's own")
+    tiers: dict[str, Tier] = field(
+        factory=lambda: {"default": Tier()}, metadata={"about": "by name; users have the tier `default`"}
+    )
     host: Host = Host()
     local: Local = Local()
     agents: Agents = Agents()
     http: Http = Http()
     requests: Requests = Requests()
+    store: Storage = Storage()
 
     @property
     def directory(self) -> Path:

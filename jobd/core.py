@@ -72,7 +72,7 @@ class Core:
         self.codes = codes
         self.world = world
         self.root = Scope("jobd", "jobd")
-        self.store = Store(disk, world)
+        self.store = Store(disk, world, config.store)
         self.jobs = Jobs(self.store, world, config.requests.jobs_cached_max)
         self.broker = Broker(config)
         self.fleet = Fleet(config, world, self.store, self.jobs, backend, gateway, self.root)

@@ -107,7 +107,12 @@ async def serve(config: Config) -> None:
 async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListener]) -> None:
     http = core.config.http
     limits = Limits(
-        keep_alive_s=http.keep_alive_s, stop_grace_s=http.stop_grace_s, connections_max=http.connections_max
+        keep_alive_s=http.keep_alive_s,
+        read_timeout_s=http.read_s,
+        stall_s=http.stall_s,
+        stop_grace_s=http.stop_grace_s,
+        request_head_bytes_max=http.head_bytes_max,
+        connections_max=http.connections_max,
     )
     await serve_http(front(core, door, control_app(core, door)), listeners, limits)
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 async def serve_link(core: Core, agent: Agent, transport: Transport) -> None:
     """One connection of an agent that has shown its token: until it ends."""
     config = core.config.agents
-    link = Link(transport, core.store, config.heartbeat_s, config.silence_s)
+    link = Link(transport, core.store, config)
     try:
         with trio.fail_after(config.unauthenticated_s):
             hello = codec.decode(await transport.receive(), Fact, MESSAGE_BYTES_MAX)

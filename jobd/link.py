@@ -14,16 +14,13 @@ from typing import Protocol
 
 import trio
 
+from jobd.config import Agents
 from jobd.scopes import Notice
 from jobd.store import Store
 from schemas import codec
 from schemas.link import MESSAGE_BYTES_MAX, Answer, Beat, Drop, Fact, Order
 
 log = logging.getLogger(__name__)
-
-ORDERS_WAITING_MAX = 10_000
-SEND_S = 5.0  # a peer that does not take one message for so long has stopped reading
-CLOSE_S = 2.0
 
 
 class LinkClosed(Exception):
@@ -46,16 +43,15 @@ class Transport(Protocol):
 class Link:
     """A connection whose Hello was accepted. `take` is called with each fact, in order."""
 
-    def __init__(self, transport: Transport, store: Store, heartbeat_s: float, silence_s: float) -> None:
+    def __init__(self, transport: Transport, store: Store, config: Agents) -> None:
         self._transport = transport
         self._store = store
-        self._heartbeat_s = heartbeat_s
-        self._silence_s = silence_s
+        self._config = config
         self._orders: deque[tuple[int, Order]] = deque()
         self._wake = Notice()
         self._gate = 0
-        self.since = self._heard = trio.current_time()
-        self._begun = False  # its Welcome has left
+        self._heard = trio.current_time()
+        self.welcomed: float | None = None  # when its Welcome has left, which waits for the disk
         self.closed = False
         self.closing = False
 
@@ -64,11 +60,11 @@ class Link:
         asked again by the next Hello."""
         if self.closed:
             return
-        if len(self._orders) >= ORDERS_WAITING_MAX:
-            log.warning("link: %d orders wait, the agent does not read: closed", ORDERS_WAITING_MAX)
+        if len(self._orders) >= self._config.orders_max:
+            log.warning("link: %d orders wait, the agent does not read: closed", self._config.orders_max)
             self.close()
         elif isinstance(order, Beat):
-            if self._begun:  # the first word is Welcome, which may wait for the disk
+            if self.welcomed is not None:  # the first word is Welcome
                 self._orders.appendleft((0, order))  # a heartbeat does not
         else:
             self._orders.append((sequence, order))
@@ -90,7 +86,7 @@ class Link:
                 nursery.cancel_scope.cancel(reason="the link is closed")
         finally:
             self.closed = True
-            with trio.move_on_after(CLOSE_S, shield=True):
+            with trio.move_on_after(self._config.close_s, shield=True):
                 await self._transport.aclose()
 
     async def _read(self, take: Callable[[Fact], None], scope: trio.CancelScope) -> None:
@@ -112,11 +108,11 @@ class Link:
                     await self._wake.wait()
                     continue
                 _, order = self._orders.popleft()
-                with trio.move_on_after(SEND_S, shield=True) as patience:
+                with trio.move_on_after(self._config.send_s, shield=True) as patience:
                     await self._transport.send(codec.encode(order))
                 if patience.cancelled_caught:
                     return
-                self._begun = True
+                self.welcomed = self.welcomed or trio.current_time()
         except LinkClosed:
             return
 
@@ -131,11 +127,11 @@ class Link:
 
     async def _beat(self) -> None:
         count = 0
-        while trio.current_time() - self._heard <= self._silence_s:
+        while trio.current_time() - self._heard <= self._config.silence_s:
             count += 1
             self.post(Beat(count))
-            await trio.sleep(self._heartbeat_s)
-        log.info("link: silent for %g s: closed", self._silence_s)
+            await trio.sleep(self._config.heartbeat_s)
+        log.info("link: silent for %g s: closed", self._config.silence_s)
         self.close()
 
 

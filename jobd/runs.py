@@ -27,9 +27,6 @@ from schemas.records import Cause, Ending, Pending, Running, Starting, State
 
 log = logging.getLogger(__name__)
 
-TELL_S = 10.0  # in which an agent that is back has told what happened while it was away
-RUN_MARGIN_S = 10.0  # the run's own parent enforces its wall time; this is how long jobd waits for that
-
 
 def hold(core: Core, run: Run) -> Held:
     """Its places in the queues, taken in the order of the calls; what it was granted before a restart it has again."""
@@ -89,7 +86,7 @@ async def _live(core: Core, run: Run, held: Held) -> None:
     await _while(Starting, core, run, limits.start_s, START_TIMEOUT)
     scope.doing = "running"
     run.waits(None)
-    await _while(Running, core, run, limits.run_s + RUN_MARGIN_S, RUN_TIMEOUT)
+    await _while(Running, core, run, limits.run_s + core.config.agents.run_margin_s, RUN_TIMEOUT)
 
 
 async def _while(state: type[State], core: Core, run: Run, limit_s: float, why: Cause) -> None:
@@ -103,7 +100,7 @@ async def _while(state: type[State], core: Core, run: Run, limit_s: float, why: 
 
 async def _watch(core: Core, run: Run, limit_s: float, why: Cause) -> None:
     """Give the run up at its limit. While its agent is away nothing is known of it, so the limit on that counts
-    instead; and an agent that is back has a moment to tell what happened meanwhile."""
+    instead; and an agent that is back and welcomed has a moment to tell what happened meanwhile."""
     agent = _agent_of(core, run)
     assert run.scope is not None, "its limits are watched in its scope"
     assert agent is not None, "an ordered run has an agent"
@@ -111,7 +108,9 @@ async def _watch(core: Core, run: Run, limit_s: float, why: Cause) -> None:
         if agent.link is None:
             left, because = run.record.limits.heartbeat_s - elapsed_s(agent.heard, core.world.now()), HEARTBEAT_TIMEOUT
         else:
-            left, because = max(_left(core, run, limit_s), agent.link.since + TELL_S - trio.current_time()), why
+            now = trio.current_time()
+            told = (agent.link.welcomed or now) + core.config.agents.tell_s
+            left, because = max(_left(core, run, limit_s), told - now), why
         if left <= 0:
             run.scope.cancel(because)
             return

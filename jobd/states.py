@@ -213,7 +213,8 @@ def verdict_of(fact: EndedFact) -> tuple[Verdict, Cause]:
 def _cause_of(fact: EndedFact) -> Cause:
     if fact.outcome != "exited":
         code = {"wall_time": "run_timeout"}.get(fact.outcome, fact.outcome)
-        return cause(code, fact.text, "agent")
+        said = f"{CAUSES[code][1].removesuffix('.')} ({fact.text})." if fact.text else ""
+        return cause(code, said, "agent")
     if fact.signal is not None:
         return cause("signal", f"The code was ended by signal {fact.signal} ({_signal_name(fact.signal)}).")
     if fact.exit_code == 0:

@@ -17,15 +17,13 @@ from typing import Protocol
 import trio
 from attrs import field, frozen
 
+from jobd.config import Storage
 from jobd.errors import StoreUnavailable
 from jobd.scopes import Notice
 from jobd.world import World
 from schemas.records import AgentRecord, JobRecord, RunRecord, UserRecord
 
 log = logging.getLogger(__name__)
-
-WRITES_WAITING_MAX = 100_000
-RETRY_S = 1.0
 
 
 @frozen
@@ -72,8 +70,9 @@ class Disk(Protocol):
 class Store:
     """The queue before the disk, and the gate behind it."""
 
-    def __init__(self, disk: Disk, world: World) -> None:
+    def __init__(self, disk: Disk, world: World, config: Storage) -> None:
         self.disk = disk
+        self._config = config
         self.committed = 0  # the newest sequence number that is on disk
         self.sequence = 0  # the newest one given out
         self.healthy = True
@@ -85,7 +84,7 @@ class Store:
 
     def put(self, *writes: Write) -> int:
         """Queue these for the next commit, together; returns the sequence number to wait for."""
-        assert len(self._queue) < WRITES_WAITING_MAX, "new work is refused long before this many writes wait"
+        assert len(self._queue) < self._config.waiting_max, "new work is refused long before this many writes wait"
         self._queue.extend(writes)
         self.sequence += 1
         self._wake.notify()
@@ -94,8 +93,8 @@ class Store:
     def check(self) -> None:
         """For whatever accepts new work: raises StoreUnavailable at once while commits fail. A client retries better
         than a queue that cannot drain."""
-        if not self.healthy or len(self._queue) > WRITES_WAITING_MAX // 2:
-            raise StoreUnavailable(retry_after_s=RETRY_S)
+        if not self.healthy or len(self._queue) > self._config.waiting_max // 2:
+            raise StoreUnavailable(retry_after_s=self._config.retry_s)
 
     def notify_at(self, sequence: int, notice: Notice) -> None:
         """Notify when everything up to `sequence` is on disk (not at all if it is already)."""
@@ -115,7 +114,7 @@ class Store:
             if not self._queue:
                 await self._wake.wait()
             elif not await self.flush():
-                await trio.sleep(RETRY_S)
+                await trio.sleep(self._config.retry_s)
 
     async def flush(self) -> bool:
         """Commit what has gathered, once; also at a clean stop. Returns whether it is on disk."""

@@ -25,8 +25,6 @@ from jobd.jobs import Run
 from jobd.store import Memory
 from schemas.records import Pending
 
-FLUSH_S = 5.0
-
 log = logging.getLogger(__name__)
 
 
@@ -68,5 +66,5 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
         finally:
             core.root.cancel(SHUTDOWN)
             nursery.cancel_scope.cancel(reason="shutdown")
-    with trio.move_on_after(FLUSH_S, shield=True):
+    with trio.move_on_after(core.config.store.flush_s, shield=True):
         await core.store.flush()

@@ -4,7 +4,7 @@
                            and Last-Event-ID resumes after a lost connection or a restart of jobd
     event: status          the whole status, latest wins, at most one per event_interval_s; no id
 
-Nothing is pushed before the store has committed it. A comment line every BEAT_S keeps proxies from hanging up.
+Nothing is pushed before the store has committed it. A comment line every event_beat_s keeps proxies from hanging up.
 """
 
 from functools import partial
@@ -20,8 +20,6 @@ from jobd.jobs import Job, Loaded
 from jobd.views import rfc3339, view_job
 from schemas.codec import dumps, to_data
 from schemas.records import Stage
-
-BEAT_S = 15.0
 
 
 async def watch(core: Core, user: str, name: str, last: int | None, sink: Sink, seconds_max: float) -> None:
@@ -59,7 +57,7 @@ async def _push(core: Core, job: Job, last: int | None, sink: Sink) -> None:
                 sent = stages[-1][1].number if stages else sent
                 await trio.sleep(core.config.requests.event_interval_s)
             else:
-                with trio.move_on_after(BEAT_S) as patience:
+                with trio.move_on_after(core.config.requests.event_beat_s) as patience:
                     await job.changed.wait()
                 if patience.cancelled_caught:
                     await sink.write(b": still here\n\n")

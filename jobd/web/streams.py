@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _JOB = r"/v1/users/(?P<user>[^/]+)/jobs/(?P<job>[^/]+)"
-EVENTS_S_MAX = 3600.0  # then the client connects again, with Last-Event-ID
-FOLLOW_S = 10.0
 META_CHARS_MAX = 2000  # what is said beside the bytes of an answer is left out when it is longer
 # What users' codes have written is data, never a page of ours.
 FILE_HEADERS = [("x-content-type-options", "nosniff"), ("content-security-policy", "sandbox; default-src 'none'")]
@@ -199,7 +197,7 @@ async def _events(core: Core, call: Call, sink: AsgiSink) -> None:
     if last and (not last.isdecimal() or len(last) > 15):
         raise Invalid("Last-Event-ID must be an id that this stream sent.", field="last-event-id")
     sink.headers = [("cache-control", "no-store")]
-    await watch(core, call.user, call.job, int(last) if last else None, sink, EVENTS_S_MAX)
+    await watch(core, call.user, call.job, int(last) if last else None, sink, core.config.requests.events_s_max)
 
 
 async def _log(core: Core, call: Call, sink: AsgiSink) -> None:
@@ -241,16 +239,15 @@ async def _read(core: Core, call: Call, path: str | None, window: tuple[int, int
 
 async def _follow(core: Core, call: Call, path: str | None, sink: AsgiSink) -> None:
     """What is there, and what is appended until the run has ended."""
-    offset = call.number("offset") or 0
+    offset, follow_s = call.number("offset") or 0, core.config.requests.follow_s
     tail = Tail(sink)
     while True:
         # Asked before the read: what a run that has ended wrote is complete.
-        _, view = await core.ask(
-            plans.status(core, call.user, call.job, None, 0.0), call.user, call.job, "status", FOLLOW_S
-        )
+        now = plans.status(core, call.user, call.job, None, 0.0)
+        _, view = await core.ask(now, call.user, call.job, "status", core.config.requests.deadline_s)
         over = bool(view.end_confirmed) or (call.serial is not None and call.serial != view.serial)
         before = tail.sent
-        await _read(core, call, path, (offset + tail.sent, None, 0.0 if over else FOLLOW_S), tail)
+        await _read(core, call, path, (offset + tail.sent, None, 0.0 if over else follow_s), tail)
         if over and tail.sent == before:
             return
 

@@ -32,7 +32,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "away_s": 10.0, "idle_s": 60.0, "stop_s": 2.0, "poll_s": 0.1, "lonely_s": 5.0, "unauthenticated_s": 1.0,
         "stall_s": 10.0, "connections_max": 20,
     },
-    "requests": {"deadline_s": 10.0, "analysis_s": 20.0, "event_interval_s": 0.02, "settle_s": 5.0},
+    "requests": {
+        "deadline_s": 10.0, "analysis_s": 20.0, "event_interval_s": 0.02, "event_beat_s": 1.0, "settle_s": 5.0,
+    },
 }  # fmt: skip
 
 
