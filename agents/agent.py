@@ -26,9 +26,22 @@ from agents.link import Link, Op, RefusedError
 from agents.ops import Ops
 from agents.outbox import Outbox
 from agents.progress import ProgressReport
+from agents.removal import remove_runs
 from agents.runs import Run
 from schemas.codec import CodecError
-from schemas.link import PROTOCOL, PROTOCOL_MIN, AgentSetup, Epoch, Hello, Order, Start, Stop, Welcome
+from schemas.link import (
+    PROTOCOL,
+    PROTOCOL_MIN,
+    AgentSetup,
+    Epoch,
+    Hello,
+    Order,
+    Remove,
+    Removed,
+    Start,
+    Stop,
+    Welcome,
+)
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -99,6 +112,8 @@ class Agent:
             self._start(order)
         elif isinstance(order, Stop):
             self._stop(order.epoch, order.grace_s)
+        elif isinstance(order, Remove):
+            self._nursery.start_soon(self._remove, order.epoch)
 
     async def serve(self, op: Op) -> None:
         """Answer an op."""
@@ -146,6 +161,17 @@ class Agent:
             log.info("run %s: ended", run.name)
         del self._runs[run.epoch]
         self._ran_at = trio.current_time()
+
+    async def _remove(self, upto: Epoch) -> None:
+        if any(epoch.job == upto.job and epoch.serial <= upto.serial for epoch in self._runs):
+            log.error("job %s: a run up to %d is not over and stays", upto.job, upto.serial)
+            return
+        try:
+            await trio.to_thread.run_sync(remove_runs, self._tree, upto)
+        except OSError as error:  # jobd asks again
+            log.error("job %s: its runs up to %d cannot be removed: %s", upto.job, upto.serial, error)
+        else:
+            self._link.post(Removed(upto))
 
     # --- reasons to leave; the runs stay
 

@@ -67,8 +67,11 @@ class Workers:
         self._nursery = nursery
         self._workers: dict[str, _Queue] = {}
 
-    async def ask(self, worker: Worker, method: str, run_dir: str, arguments: Json) -> Json | Content:
-        """Ask one question and wait for the answer; raises OpFailed. Who is cancelled leaves the queue."""
+    async def ask(self, worker: Worker, method: str, run_dir: str | None, arguments: Json) -> Json | Content:
+        """Ask one question, about a run directory or none, and wait for the answer; raises OpFailed.
+
+        Who is cancelled leaves the queue.
+        """
         queue = self._workers.get(worker.code)
         if queue is None:
             if len(self._workers) >= WORKERS_MAX:
@@ -81,7 +84,7 @@ class Workers:
 class _Question:
     """A question and, once `is_done`, what came of it."""
 
-    def __init__(self, worker: Worker, method: str, run_dir: str, arguments: Json) -> None:
+    def __init__(self, worker: Worker, method: str, run_dir: str | None, arguments: Json) -> None:
         self.worker = worker
         self.is_done = trio.Event()
         self.is_dropped = False

@@ -27,6 +27,7 @@ from schemas.link import (
     Analyse,
     Answer,
     Beat,
+    Compute,
     Drop,
     End,
     Fact,
@@ -45,7 +46,7 @@ OPS_MAX = 100
 
 log = logging.getLogger(__name__)
 
-Op = Analyse | Read | List  # the orders that are answered
+Op = Analyse | Compute | Read | List  # the orders that are answered
 
 
 class RefusedError(Exception):
@@ -238,7 +239,7 @@ class Connection:
                 self._ops[order.op].cancel()
         elif isinstance(order, End):
             raise _EndedByJobd(order)
-        elif isinstance(order, (Analyse, Read, List)):
+        elif isinstance(order, Op):
             self._begin_op(order)
         else:
             self._owner.obey(order)

@@ -14,7 +14,7 @@ from agents.disk import Tree
 from agents.link import Link, Op
 from schemas import codec
 from schemas.codec import Json
-from schemas.link import REPLY_BYTES_MAX, Analyse, Answer, Epoch, List
+from schemas.link import REPLY_BYTES_MAX, Analyse, Answer, Compute, Epoch, List
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Ops:
     async def _result(self, op: Op) -> Json | Content:
         if isinstance(op, Analyse):
             return await self._workers.ask(op.worker, op.method, self._tree.run_dir(op.epoch), op.arguments)
+        if isinstance(op, Compute):
+            return await self._workers.ask(op.worker, op.method, None, op.arguments)
         if isinstance(op, List):
             return await trio.to_thread.run_sync(files.list_files, op, self._tree, abandon_on_cancel=True)
         return await files.read(op, self._tree, self._is_running)

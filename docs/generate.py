@@ -35,6 +35,7 @@ EVENTS = {
     states.Canceled: states.Canceled(WHY),
     states.Expired: states.Expired(cause("run_timeout")),
     states.Missed: states.Missed(),
+    states.Forgotten: states.Forgotten(cause("forgotten")),
 }
 
 

@@ -6,23 +6,28 @@ Input hash = SHA-256 over code, its version, mode, resources and canonical input
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from jobd.codes import Code
 from jobd.errors import Invalid
 from jobd.store import Blob
 from schemas.api import Input, RunRequest
-from schemas.codec import dumps
-from schemas.records import Execution, Instant, Limits, Pending, RunRecord, Slots, StoredInput
+from schemas.records import Execution, Instant, LibraryRecord, Limits, Pending, RunRecord, Slots, StoredInput
+
+Library = Mapping[str, LibraryRecord]
 
 
-def draft(codes: Mapping[str, Code], ask: RunRequest, now: Instant) -> tuple[RunRecord, list[Blob]]:
-    """The record of the run that is asked for, without owner, serial and order yet; raises Invalid."""
+def draft(codes: Mapping[str, Code], ask: RunRequest, library: Library, now: Instant) -> tuple[RunRecord, list[Blob]]:
+    """The record of the run that is asked for, without owner, serial and order yet; raises Invalid.
+
+    Names of library files are resolved here, once: what happens to the names later does not touch the run.
+    """
     code = codes.get(ask.code)
     if code is None:
         raise Invalid(f"There is no code '{ask.code}'; there are: {', '.join(codes)}.", field="code")
     if ask.mode not in code.modes:
         raise Invalid(f"'{ask.code}' has the modes {', '.join(code.modes)}.", field="mode")
-    blobs, inputs = _inputs(code, ask.inputs)
+    blobs, inputs = _inputs(code, ask.inputs, library)
     slots, limits = _slots(code, ask), _limits(code, ask)
     hashed = {
         "code": [code.name, code.version],
@@ -55,7 +60,7 @@ def draft(codes: Mapping[str, Code], ask: RunRequest, now: Instant) -> tuple[Run
     return record, blobs
 
 
-def _inputs(code: Code, inputs: Mapping[str, Input]) -> tuple[list[Blob], tuple[StoredInput, ...]]:
+def _inputs(code: Code, inputs: Mapping[str, Input], library: Library) -> tuple[list[Blob], tuple[StoredInput, ...]]:
     for path in code.inputs.required:
         if path not in inputs:
             raise Invalid(f"'{code.name}' needs the input file '{path}'.", field=f"inputs.{path}")
@@ -67,8 +72,10 @@ def _inputs(code: Code, inputs: Mapping[str, Input]) -> tuple[list[Blob], tuple[
             raise Invalid("A file cannot lie below another file.", field=f"inputs.{path}")
     blobs, stored, total = [], [], 0
     for path, each in sorted(inputs.items()):
-        content = each.text if each.text is not None else dumps(each.json)
-        encoded = content.encode()
+        if each.library is not None:
+            stored.append(_resolved(path, each.library, library))
+            continue
+        encoded = (each.text if each.text is not None else canonical(each.json)).encode()
         total += len(encoded)
         digest = hashlib.sha256(encoded).hexdigest()
         blobs.append(Blob(digest, encoded))
@@ -76,6 +83,18 @@ def _inputs(code: Code, inputs: Mapping[str, Input]) -> tuple[list[Blob], tuple[
     if total > code.inputs.bytes_max:
         raise Invalid(f"The inputs have {total} bytes; '{code.name}' takes {code.inputs.bytes_max}.", field="inputs")
     return blobs, tuple(stored)
+
+
+def _resolved(path: str, name: str, library: Library) -> StoredInput:
+    if name not in library:
+        raise Invalid(f"The library has no file '{name}'.", field=f"inputs.{path}.library")
+    file = library[name]
+    return StoredInput(path, file.bytes, file.sha256, name)
+
+
+def canonical(data: Any) -> str:
+    """JSON whose keys are in order: the same value always makes the same text, and so the same input hash."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
 def _slots(code: Code, ask: RunRequest) -> Slots:

@@ -53,14 +53,10 @@ class Pool:
         self.rank = rank
         self.capacity = capacity
         self.used: Amount = tuple(0 for _ in capacity)
+        self.waiting = 0  # how many tickets wait
         self.waiting_max = waiting_max
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._granted: set[Ticket] = set()
-
-    @property
-    def waiting(self) -> int:
-        """How many tickets wait."""
-        return sum(map(len, self._queues.values()))
 
     @property
     def idle(self) -> bool:
@@ -82,8 +78,14 @@ class Pool:
         if self.waiting >= self.waiting_max:
             raise QueueFull(f"Queue '{self.name}' holds at most {self.waiting_max}.", limit=self.waiting_max)
         self._queues.setdefault(user, deque()).append(ticket)
+        self.waiting += 1
         self._settle()
         return ticket
+
+    def resize(self, capacity: Amount) -> None:
+        """From now on there is so much; what is granted beyond it stays granted until it is given back."""
+        self.capacity = capacity
+        self._settle()
 
     def leave(self, ticket: Ticket) -> None:
         """Give back the slots or the place; leaving twice is harmless."""
@@ -92,6 +94,7 @@ class Pool:
             self.used = tuple(have - gone for have, gone in zip(self.used, ticket.amount, strict=True))
         elif ticket in (queue := self._queues.get(ticket.user, deque())):
             queue.remove(ticket)
+            self.waiting -= 1
             if not queue:
                 del self._queues[ticket.user]
         self._settle()
@@ -113,6 +116,7 @@ class Pool:
             if not self._has_room(queue[0].amount):
                 return
             ticket = queue.popleft()
+            self.waiting -= 1
             if queue:
                 self._queues.move_to_end(user)
             else:

@@ -3,6 +3,9 @@
 The first line is a BulkHeader with the agent's token; jobd answers one line, BulkReply; then bytes flow one way.
 """
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import trio
 
 from jobd.agent import Agent
@@ -10,6 +13,7 @@ from jobd.core import Core
 from jobd.orders import transfer_id
 from schemas import codec
 from schemas.link import HEADER_BYTES_MAX, BulkHeader, BulkReply
+from schemas.records import StoredInput
 
 PIECE_BYTES = 256 * 1024
 
@@ -46,14 +50,24 @@ async def _give(core: Core, agent: Agent, header: BulkHeader, stream: trio.Socke
     for run in core.jobs.runs_on(agent.record.id):
         for each in run.record.inputs:
             if transfer_id(run.record, each) == header.transfer:
-                content = await core.world.hop(core.store.disk.blob, each.sha256)
-                rest = memoryview(content or b"")[header.offset :]
-                await _reply(stream, BulkReply(len(rest)))
-                for start in range(0, len(rest), PIECE_BYTES):
-                    with trio.fail_after(core.config.agents.stall_s):
-                        await stream.send_all(rest[start : start + PIECE_BYTES])
+                await _reply(stream, BulkReply(max(0, each.bytes - header.offset)))
+                async with aclosing(_content(core, each, header.offset)) as pieces:
+                    async for piece in pieces:
+                        with trio.fail_after(core.config.agents.stall_s):
+                            await stream.send_all(piece)
                 return
     await _reply(stream, BulkReply(error="no such transfer"))
+
+
+async def _content(core: Core, file: StoredInput, offset: int) -> AsyncGenerator[bytes, None]:
+    if file.library:
+        async with aclosing(core.files.read(file.sha256, offset)) as pieces:
+            async for piece in pieces:
+                yield piece
+    else:
+        content = await core.world.hop(core.store.disk.blob, file.sha256) or b""
+        for start in range(offset, len(content), PIECE_BYTES):
+            yield content[start : start + PIECE_BYTES]
 
 
 async def _reply(stream: trio.SocketStream, reply: BulkReply) -> None:

@@ -61,6 +61,7 @@ class Analysis:
     progress_s: float = field(default=1.0, validator=between(0.01, 3600))
     views: tuple[str, ...] = field(default=(), validator=at_most(64))
     methods: tuple[str, ...] = field(default=("progress", "frame"), validator=at_most(64))
+    compute: tuple[str, ...] = field(default=(), validator=at_most(64))  # methods that need no run
 
 
 @frozen

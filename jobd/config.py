@@ -41,6 +41,8 @@ class Tier:
     parallel: int = _number(1, "parallel runs that may be active at once", 0, 1000)
     batch: int = _number(1, "batch runs that may be active at once", 0, 1000)
     pending_max: int = _number(100, "runs that may wait", 1, 100_000)
+    library_bytes: int = _bytes(10 << 30, "the user's library files together", 0)
+    library_files: int = _number(1000, "files in the user's library", 0, 100_000)
 
 
 @frozen
@@ -100,6 +102,8 @@ class Http:
     token_file: str = _about("", "holds the service token; empty: <state>/service-token, made at the first start")
     body_bytes_max: int = _bytes(8 << 20, "a request's body")
     head_bytes_max: int = _bytes(16 << 10, "a request's line and headers", 1024, 1 << 20)
+    upload_bytes_max: int = _bytes(1 << 30, "a library file")
+    origins: tuple[str, ...] = _about((), "web pages of these origins may call (CORS), such as https://site.example")
     connections_max: int = _number(2000, "connections at once; the next are answered 503, or closed")
     keep_alive_s: float = _seconds(60.0, "silence between two requests of a connection")
     read_s: float = _seconds(10.0, "a whole request head, from its first byte")
@@ -120,7 +124,11 @@ class Requests:
     event_interval_s: float = _seconds(0.1, "progress is pushed to a watcher at most so often")
     event_beat_s: float = _seconds(15.0, "an idle event stream says that it is there so often")
     events_s_max: float = _seconds(3600.0, "an event stream ends after so long; its client comes back and resumes")
-    jobs_cached_max: int = _number(10_000, "jobs without an active run that are kept in memory")
+    per_user_max: int = _number(256, "requests of one user at once, long polls and event streams included")
+    page_max: int = _number(1000, "items on one page of a list", 1, 10_000)
+    tokens_per_user_max: int = _number(100, "valid tokens of one user")
+    token_s_max: float = _seconds(DAY_S, "the longest lifetime of a minted token", 365 * DAY_S)
+    jobs_cached_max: int = _number(500, "jobs without an active run that are kept in memory")
     settle_s: float = _seconds(5.0, "a cancel's reply waits so long for the end to be confirmed")
 
 

@@ -3,6 +3,7 @@
 The simulation enters here, at `ask`, with the real parts, a fake backend, fake agents and virtual time.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -12,14 +13,18 @@ import trio
 from backends.base import Backend
 from jobd.broker import Pool
 from jobd.codes import Code
-from jobd.config import Config
+from jobd.config import Config, Tier
 from jobd.dispatch import Plan, Request, dispatch
-from jobd.errors import Canceled, DeadlineExceeded, JobdError, ShuttingDown
+from jobd.errors import Canceled, DeadlineExceeded, JobdError, QueueFull, ShuttingDown
+from jobd.files import Files
 from jobd.fleet import Fleet
 from jobd.gateway import Gateway
-from jobd.jobs import Jobs, Run
+from jobd.job import Run
+from jobd.jobs import Jobs
+from jobd.library import Library
 from jobd.scopes import Scope
 from jobd.store import Disk, Store
+from jobd.tokens import Tokens
 from jobd.world import World
 from schemas.records import Cause, UserRecord
 
@@ -37,15 +42,28 @@ class Broker:
     """Every pool by what it guards. Pools of users and jobs exist while someone has a ticket."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
         self.host = Pool("host", RANK_HOST, (config.host.cores, config.host.memory_bytes))
         self._users: WeakValueDictionary[tuple[str, str], Pool] = WeakValueDictionary()
         self._directories: WeakValueDictionary[str, Pool] = WeakValueDictionary()
 
-    def user_runs(self, user: UserRecord, mode: str) -> Pool:
+    @property
+    def pools(self) -> list[Pool]:
+        """Every pool that somebody uses, and the host's."""
+        return [self.host, *self._users.values(), *self._directories.values()]
+
+    def user_runs(self, user: UserRecord, mode: str, tier: Tier) -> Pool:
         """How many runs of this mode the user's tier lets be active."""
-        capacity = getattr(self._config.tier(user.tier), mode)
-        return _get(self._users, (user.id, mode), lambda: Pool(f"{mode} runs", RANK_USER_RUNS, (capacity,)))
+        capacity = (getattr(tier, mode),)
+        pool = _get(self._users, (user.id, mode), lambda: Pool(f"{mode} runs of {user.name}", RANK_USER_RUNS, capacity))
+        if pool.capacity != capacity:
+            pool.resize(capacity)
+        return pool
+
+    def retier(self, user: UserRecord, tier: Tier) -> None:
+        """The user's pools follow the tier at once."""
+        for (owner, mode), pool in list(self._users.items()):
+            if owner == user.id:
+                pool.resize((getattr(tier, mode),))
 
     def directory(self, job: str) -> Pool:
         """The job's run directory: one run at a time, until its end is proved."""
@@ -75,13 +93,40 @@ class Core:
         self.store = Store(disk, world, config.store)
         self.jobs = Jobs(self.store, world, config.requests.jobs_cached_max)
         self.broker = Broker(config)
+        self.tokens = Tokens(self.store, world, config.requests.tokens_per_user_max)
+        self.library = Library(self.store, world)
+        self.files = Files(config.directory / "library", world)
         self.fleet = Fleet(config, world, self.store, self.jobs, backend, gateway, self.root)
         self.begin: Callable[[Run], None]
+        self._asking: Counter[str] = Counter()  # requests by user
+
+    def tier(self, user: UserRecord | None) -> Tier:
+        """What the user may have, as things are now; a new user has the tier `default`."""
+        return self.config.tier(self.tier_name(user))
+
+    def tier_name(self, user: UserRecord | None) -> str:
+        """The name of the user's tier."""
+        current = self.jobs.users.get(user.name) if user else None
+        return current.tier if current else "default"
 
     async def ask(self, plan: Plan[T], user: str, job: str, what: str, deadline_s: float) -> T:
-        """Dispatch one request in a scope of its own below user and job; raises JobdError."""
-        name = f"{what} {self.world.new_id('o')}"
-        request = Request(self.root.group("user", user).group("job", job).open("request", name))
+        """Dispatch one request in a scope of its own below user and job (empty: it is about none); raises JobdError."""
+        limit = self.config.requests.per_user_max
+        if self._asking[user] >= limit and user:
+            raise QueueFull(f"{limit} requests of this user are open.", limit=limit, retry_after_s=1.0)
+        self._asking[user] += 1
+        try:
+            return await self._ask(plan, user, job, f"{what} {self.world.new_id('o')}", deadline_s)
+        finally:
+            self._asking[user] -= 1
+            if not self._asking[user]:
+                del self._asking[user]
+
+    async def _ask(self, plan: Plan[T], user: str, job: str, name: str, deadline_s: float) -> T:
+        above = self.root
+        for kind, each in (("user", user), ("job", job)):
+            above = above.group(kind, each) if each else above
+        request = Request(above.open("request", name))
         with request.held, request.scope as scope:
             scope.expire(deadline_s, DEADLINE)
             return await dispatch(plan, request)

@@ -19,12 +19,14 @@ from jobd.config import Config
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
+from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.supervisor import locked, running
 from jobd.web.app import control_app
 from jobd.web.doors import Door
+from jobd.web.front import front
+from jobd.web.routes import ROUTES
 from jobd.web.server import Limits, serve_http
-from jobd.web.streams import front
 from jobd.world import RealWorld
 from schemas.ids import new_token
 
@@ -82,6 +84,7 @@ async def serve(config: Config) -> None:
         gateway = UnixGateway(config.directory, config.agents)
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix)
         core = Core(config, codes, RealWorld(), disk, local_backend(config), gateway)
+        core.files.prepare()
         gateway.serve = partial(serve_link, core)
         gateway.serve_bulk = partial(serve_bulk, core)
         digest = hashlib.sha256(service_token(config).encode()).hexdigest()
@@ -89,8 +92,9 @@ async def serve(config: Config) -> None:
         admin = [await _admin_listener(config.admin_socket)]
         try:
             async with running(core, disk.load()), trio.open_nursery() as nursery:
-                nursery.start_soon(_serve_door, core, Door("public", digest), public)
+                nursery.start_soon(_serve_door, core, Door("public", digest, core.tokens), public)
                 nursery.start_soon(_serve_door, core, Door("admin", None), admin)
+                nursery.start_soon(watch_lag)
                 _announce(config, public)
                 with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                     async for number in signals:
@@ -114,7 +118,8 @@ async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListene
         request_head_bytes_max=http.head_bytes_max,
         connections_max=http.connections_max,
     )
-    await serve_http(front(core, door, control_app(core, door)), listeners, limits)
+    app = front(core, door, ROUTES, control_app(core, door, ROUTES))
+    await serve_http(app, listeners, limits)
 
 
 async def _admin_listener(path: Path) -> trio.SocketListener:

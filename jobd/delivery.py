@@ -49,8 +49,8 @@ class Head:
     """What is said before the bytes."""
 
     type: str
-    bytes: int
-    serial: int
+    bytes: int  # -1 while nobody knows
+    serial: int = 0  # of the run that it is about, if any
     meta: object = None
 
 

@@ -15,7 +15,7 @@ from jobd import states
 from jobd.agent import Agent
 from jobd.core import Core
 from jobd.dispatch import Situation
-from jobd.jobs import Run
+from jobd.job import Run
 from jobd.link import Link, LinkClosed, Transport
 from jobd.orders import start_order, stop_order
 from schemas import codec
@@ -31,6 +31,8 @@ from schemas.link import (
     Fact,
     Hello,
     Progress,
+    Remove,
+    Removed,
     Started,
     Taken,
     Welcome,
@@ -90,6 +92,8 @@ def _welcome(core: Core, agent: Agent, link: Link, hello: Hello) -> None:
             link.post(stop_order(run.record), run.job.sequence)
         elif isinstance(run.record.state, Starting) and key not in held:
             link.post(start_order(run.record), run.job.sequence)
+    for removal in core.jobs.removals.get(agent.user.id, {}).values():
+        link.post(Remove(Epoch(removal.job, removal.serial)), core.store.sequence)
 
 
 def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
@@ -109,6 +113,8 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
     elif isinstance(fact, Answer):
         if op := agent.ops.get(fact.op):
             op.answered(fact)
+    elif isinstance(fact, Removed):
+        core.jobs.removed(agent.user, fact.epoch.job, fact.epoch.serial)
     elif isinstance(fact, Hello):
         log.warning("agent %s said hello twice: link closed", agent.record.id)
         link.close()

@@ -8,6 +8,7 @@ request never leaves a half-started agent behind, and an agent that is started s
 
 import hashlib
 import logging
+import math
 
 import attrs
 import trio
@@ -45,12 +46,13 @@ class Fleet:
         self._root = root
         self._nursery: trio.Nursery | None = None
         self.agents: dict[tuple[str, str], Agent] = {}  # by user id and place
+        self._by_id: dict[str, Agent] = {}
         self._tended: set[str] = set()
 
     def restore(self, users: dict[str, UserRecord], records: tuple[AgentRecord, ...]) -> None:
         """Take up the agents that the store remembers."""
         for record in records:
-            self.agents[record.user, record.place] = Agent(users[record.user], record, self._world.now())
+            self._know(Agent(users[record.user], record, self._world.now()))
 
     async def run(self) -> None:
         """Tend every agent that is wanted, and those that were awake before a restart."""
@@ -65,9 +67,33 @@ class Fleet:
         agent = self.agents.get((user.id, place))
         if agent is None:
             record = AgentRecord(self._world.new_id("a"), user.id, place)
-            agent = self.agents[user.id, place] = Agent(user, record, self._world.now())
+            agent = self._know(Agent(user, record, self._world.now()))
         agent.used = self._world.now().boot_s
         self._tend(agent)
+        return agent
+
+    def of_id(self, agent: str | None) -> Agent | None:
+        """The agent with this id."""
+        return self._by_id.get(agent or "")
+
+    async def stop(self, agent: Agent) -> bool:
+        """End its process now; whether none exists afterwards. Its runs go on, and it starts again for who needs it."""
+        agent.used = -math.inf
+        return await self._end(agent)
+
+    def forget(self, agent: Agent) -> int:
+        """Take it for gone, on an operator's word; whatever is left of it is told to end should it call again."""
+        if agent.link is not None:
+            agent.link.close()
+        agent.record = attrs.evolve(
+            agent.record, generation=agent.record.generation + 1, awake=False, token_sha256="", handle=""
+        )
+        agent.used = -math.inf
+        agent.changed.notify()
+        return self._store.put(agent.record)
+
+    def _know(self, agent: Agent) -> Agent:
+        self._by_id[agent.record.id] = self.agents[agent.user.id, agent.record.place] = agent
         return agent
 
     def _tend(self, agent: Agent) -> None:

@@ -6,8 +6,8 @@ when it is asked for (`Loaded`).
 """
 
 import itertools
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 
 import attrs
 from attrs import frozen
@@ -15,71 +15,25 @@ from attrs import frozen
 from jobd import states
 from jobd.dispatch import Situation
 from jobd.errors import StaleSerial
-from jobd.scopes import Notice, Scope
-from jobd.store import Blob, Memory, Store
-from jobd.world import World
+from jobd.job import Job, Run
+from jobd.series import Series
+from jobd.store import Blob, Delete, Memory, Purge, Store
+from jobd.world import World, elapsed_s
 from schemas.link import Progress
-from schemas.records import Ended, JobRecord, Pending, RunRecord, Stage, UserRecord
+from schemas.records import (
+    Ended,
+    JobRecord,
+    Pending,
+    RemovalRecord,
+    Running,
+    RunRecord,
+    SeriesRecord,
+    Stage,
+    State,
+    UserRecord,
+)
 
-STAGES_KEPT_MAX = 256
 PAST_RUNS_MAX = 8  # older runs kept in memory for each job
-
-
-class Job:
-    """One start button of the gateway. `serial` 0: it never ran, and is not stored."""
-
-    def __init__(
-        self, key: tuple[str, str], user: UserRecord | None, record: JobRecord, revisions: Iterator[int]
-    ) -> None:
-        self.key = key  # the names of user and job
-        self.user = user
-        self.record = record
-        self.run: Run | None = None  # the newest one
-        self.open: dict[int, Run] = {}  # by serial: those whose end is not proved
-        self.past: OrderedDict[int, Run] = OrderedDict()  # by serial: older ones that someone asked for
-        self.stages: deque[tuple[int, Stage]] = deque(maxlen=STAGES_KEPT_MAX)  # the newest ones, with their serials
-        self.changed = Notice()
-        self.sequence = 0  # of the store, of the newest change
-        self.watchers = 0
-        self._revisions = revisions
-        self.revision = next(revisions)  # of what a status shows; the ETag
-
-    def touch(self) -> None:
-        """Something that a status shows has changed."""
-        self.revision = next(self._revisions)
-        self.changed.notify()
-
-
-class Run:
-    """One epoch of a job, and what is known of it beyond its record."""
-
-    def __init__(self, job: Job, user: UserRecord, record: RunRecord) -> None:
-        self.job = job
-        self.user = user
-        self.record = record
-        self.progress: Progress | None = None
-        self.situation: Situation | None = None
-        self.scope: Scope | None = None
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Job id and serial."""
-        return self.record.job, self.record.serial
-
-    @property
-    def agent(self) -> str | None:
-        """The id of the agent that has it, or may have it."""
-        return getattr(self.record.state, "agent", None)
-
-    @property
-    def active(self) -> bool:
-        """Whether it is its job's active run."""
-        return states.is_active(self.record.state)
-
-    def waits(self, situation: Situation | None) -> None:
-        """What it waits for now; for the status, not stored."""
-        self.situation = situation
-        self.job.touch()
 
 
 class Jobs:
@@ -89,17 +43,22 @@ class Jobs:
         self._store = store
         self._world = world
         self._cached_max = cached_max
-        self.users: dict[str, UserRecord] = {}
+        self.users: dict[str, UserRecord] = {}  # by name
+        self._users_by_id: dict[str, UserRecord] = {}
         self._jobs: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._runs: dict[tuple[str, int], Run] = {}  # every run whose end is not proved
+        self._by_agent: dict[str, dict[tuple[str, int], Run]] = {}  # the same, by the agent that has it
+        self._pending: Counter[str] = Counter()  # runs not ordered yet, by user id
+        self.removals: dict[str, dict[str, RemovalRecord]] = {}  # by user id and job id
         self._order = 0
+        self._series: dict[tuple[str, int], SeriesRecord] = {}  # of open runs, from before a restart
         # One count for all jobs, from the microsecond of the start: no ETag ever comes again, over restarts too.
         self._revisions = itertools.count(int(world.now().wall_s * 1e6))
 
     def restore(self, memory: Memory) -> list[Run]:
         """Take up what the store remembers; returns the open runs in the order of their acceptance."""
         self.users = {user.name: user for user in memory.users}
-        users = {user.id: user for user in memory.users}
+        users = self._users_by_id = {user.id: user for user in memory.users}
         jobs = {}
         for record in memory.jobs:
             user = users[record.user]
@@ -107,10 +66,17 @@ class Jobs:
             job = jobs[record.id] = Job((user.name, record.name), user, record, self._revisions)
             self._jobs[job.key] = job
         self._order = memory.order
+        for removal in memory.removals:
+            self.removals.setdefault(removal.user, {})[removal.job] = removal
+        self._series = {(series.job, series.serial): series for series in memory.series}
         restored = [self._restore(jobs[record.job], users[record.user], record) for record in memory.runs]
         return [run for run in restored if run.key in self._runs]
 
     # --- looking up -------------------------------------------------------------------------------------------------
+
+    def kept(self) -> int:
+        """How many jobs are in memory."""
+        return len(self._jobs)
 
     def cached(self, user: str, name: str) -> Job | None:
         """The job if it is in memory, or if it cannot be anywhere else."""
@@ -152,13 +118,20 @@ class Jobs:
         kept.update({each.number: (serial, each) for serial, each in job.stages})
         return [kept[key] for key in sorted(kept) if key > number]
 
+    def seen(self, job: JobRecord, run: RunRecord) -> Run:
+        """A run that the store has listed, as it is known now: an open one is in memory."""
+        if (live := self._runs.get((run.job, run.serial))) is not None:
+            return live
+        user = self._users_by_id[job.user]
+        return Run(Job((user.name, job.name), user, job, self._revisions), user, run)
+
     def run_of(self, job: str, serial: int) -> Run | None:
         """An open run by its epoch."""
         return self._runs.get((job, serial))
 
     def runs_on(self, agent: str) -> Iterable[Run]:
         """The open runs that this agent has or may have."""
-        return [run for run in self._runs.values() if run.agent == agent]
+        return list(self._by_agent.get(agent, {}).values())
 
     def open_runs(self) -> list[Run]:
         """Every open run, of all users."""
@@ -166,13 +139,13 @@ class Jobs:
 
     def pending_of(self, user: UserRecord) -> int:
         """How many of the user's runs have not been ordered yet."""
-        return sum(run.user.id == user.id and isinstance(run.record.state, Pending) for run in self._runs.values())
+        return self._pending[user.id]
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def accept(self, job: Job, tier: str, record: RunRecord, blobs: Sequence[Blob]) -> Run:
+    def accept(self, job: Job, record: RunRecord, blobs: Sequence[Blob]) -> Run:
         """A new run: gives it serial, order and owner, and puts all of it into the store as one step."""
-        user = self._owner(job, tier)
+        user = job.user = self.owner(job.key[0])
         self._order += 1
         number = job.record.stage + 1
         serial = job.record.serial + 1
@@ -181,7 +154,7 @@ class Jobs:
             record, user=user.id, job=job.record.id, serial=serial, order=self._order, timeline=(stage,)
         )
         job.record = attrs.evolve(job.record, user=user.id, serial=serial, stage=number)
-        job.sequence = self._store.put(user, job.record, *blobs, record)
+        job.sequence = self._store.put(job.record, *blobs, record)
         run = self._open(job, user, record)
         job.stages.append((serial, stage))
         job.touch()
@@ -192,12 +165,17 @@ class Jobs:
         job = run.job
         record = states.advance(run.record, event, self._world.now(), job.record.stage + 1)
         if record is not run.record:
+            was = run.record
             run.record = record
             job.record = attrs.evolve(job.record, stage=record.timeline[-1].number)
             job.stages.append((record.serial, record.timeline[-1]))
-            job.sequence = self._store.put(record, job.record)
             if isinstance(record.state, Ended):
+                self._account(job, was, record)
+                if run.series.rows:
+                    self._store.put(run.series.record(*run.key))
                 self._close(run)
+            job.sequence = self._store.put(record, job.record)
+            self._index(run, was.state)
             job.touch()
         return job.sequence
 
@@ -205,24 +183,82 @@ class Jobs:
         """The latest progress; not stored until the run ends."""
         run.progress = progress
         run.record = attrs.evolve(run.record, fraction=progress.fraction)
+        if run.series.add(elapsed_s(run.record.state.since, self._world.now()), progress.metrics):
+            self._store.put(run.series.record(*run.key))
         run.job.touch()
+
+    def purge(self, job: Job) -> int:
+        """Forget the job's runs, all of which are over; their directories go when their agent hears of it."""
+        assert job.user is not None, "a job that ran has an owner"
+        job.record = attrs.evolve(job.record, purged=job.record.serial)
+        job.run = None
+        job.past.clear()
+        job.stages.clear()
+        removal = RemovalRecord(job.record.id, job.user.id, job.record.serial)
+        self.removals.setdefault(removal.user, {})[removal.job] = removal
+        job.sequence = self._store.put(job.record, removal, Purge(job.record.id, job.record.serial))
+        job.touch()
+        return job.sequence
+
+    def removed(self, user: UserRecord, job: str, serial: int) -> None:
+        """The agent has deleted the directories of this job up to this serial."""
+        waiting = self.removals.get(user.id, {})
+        if job in waiting and waiting[job].serial <= serial:
+            self._store.put(Delete(RemovalRecord, waiting.pop(job).job))
+            if not waiting:
+                del self.removals[user.id]
+
+    def owner(self, name: str) -> UserRecord:
+        """The user of this name, known from now on."""
+        return self.users.get(name) or self._put_user(
+            UserRecord(self._world.new_id("u"), name, "default", len(self.users))
+        )
+
+    def set_tier(self, name: str, tier: str) -> int:
+        """Give the user this tier from now on; returns the store sequence."""
+        self._put_user(attrs.evolve(self.owner(name), tier=tier))
+        return self._store.sequence
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _owner(self, job: Job, tier: str) -> UserRecord:
-        name = job.key[0]
-        if name not in self.users:
-            self.users[name] = UserRecord(self._world.new_id("u"), name, tier, len(self.users))
-        job.user = self.users[name]
-        return job.user
+    def _put_user(self, user: UserRecord) -> UserRecord:
+        self.users[user.name] = self._users_by_id[user.id] = user
+        self._store.put(user)
+        return user
 
     def _open(self, job: Job, user: UserRecord, record: RunRecord) -> Run:
         run = Run(job, user, record)
         if job.run is None or job.run.record.serial < record.serial:
             job.run = run
         job.open[record.serial] = run
+        if (series := self._series.pop(run.key, None)) is not None:
+            run.series = Series(series)
         self._runs[run.key] = run
+        self._index(run, None)
         return run
+
+    def _index(self, run: Run, before: State | None) -> None:
+        """Keep the counts and the index by agent in step with a run that left the state `before`."""
+        self._pending[run.user.id] += isinstance(run.record.state, Pending) - isinstance(before, Pending)
+        if run.agent is not None:
+            self._by_agent.setdefault(run.agent, {})[run.key] = run
+        elif (agent := getattr(before, "agent", None)) is not None:
+            runs = self._by_agent[agent]
+            del runs[run.key]
+            if not runs:
+                del self._by_agent[agent]
+
+    def _account(self, job: Job, was: RunRecord, record: RunRecord) -> None:
+        """Enter what the run has used: by its parent's word, or else for as long as it may have run."""
+        wall_s = record.usage.wall_s
+        if wall_s == 0.0 and isinstance(was.state, Running):
+            wall_s = elapsed_s(was.state.since, record.state.since)
+        job.record = attrs.evolve(
+            job.record,
+            runs=job.record.runs + 1,
+            core_s=job.record.core_s + record.slots.cores * wall_s,
+            cpu_s=job.record.cpu_s + record.usage.cpu_s,
+        )
 
     def _restore(self, job: Job, user: UserRecord, record: RunRecord) -> Run:
         if not isinstance(record.state, Ended):
@@ -270,3 +306,24 @@ class Loaded:
     def situation(self) -> Situation:
         """What is waited for."""
         return Situation("store", "reading the job from the store")
+
+
+@frozen
+class Known:
+    """Requirement: jobd knows a user of this name; who never ran anything becomes known by being asked for."""
+
+    jobs: Jobs
+    name: str
+
+    def ready(self) -> UserRecord | None:
+        """The user."""
+        return self.jobs.users.get(self.name)
+
+    async def wait(self) -> None:
+        """Make the user known."""
+        self.jobs.owner(self.name)
+
+    @property
+    def situation(self) -> Situation:
+        """What is waited for."""
+        return Situation("store", "noting the user")

@@ -19,7 +19,7 @@ from jobd.agent import Agent
 from jobd.causes import cause
 from jobd.core import PLACE, SHUTDOWN, Core
 from jobd.dispatch import Held, Request, Situation, dispatch
-from jobd.jobs import Run
+from jobd.job import Run
 from jobd.orders import stop_order
 from jobd.scopes import Scope
 from jobd.world import elapsed_s

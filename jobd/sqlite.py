@@ -1,6 +1,7 @@
-"""The store's disk: one SQLite file, WAL, synchronous=FULL, a schema version with migrations.
+"""The store's disk: one SQLite file, WAL, synchronous=FULL, so a commit that returned is on the disk.
 
-Records are whole JSON texts made by the codec; the columns beside them are only what is looked up.
+Records are JSON texts by the codec; columns beside them are only what is searched by. The schema's version is SQLite's
+user_version; opening an older file brings it up.
 """
 
 import sqlite3
@@ -8,9 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobd.store import Blob, Memory, Write
+from jobd.store import Blob, Delete, Memory, Purge, Selection, Totals, Write
 from schemas import codec
-from schemas.records import AgentRecord, Ended, JobRecord, RunRecord, UserRecord
+from schemas.records import (
+    AgentRecord,
+    Ended,
+    JobRecord,
+    LibraryRecord,
+    RemovalRecord,
+    RunRecord,
+    SeriesRecord,
+    TokenRecord,
+    UserRecord,
+)
 
 RECORD_BYTES_MAX = 16 * 1024 * 1024
 
@@ -27,7 +38,19 @@ MIGRATIONS = (
     CREATE INDEX runs_position ON runs (position);
     CREATE TABLE blobs  (sha256 TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE series   (job TEXT NOT NULL, serial INTEGER NOT NULL, record TEXT NOT NULL,
+                           PRIMARY KEY (job, serial)) WITHOUT ROWID;
+    CREATE TABLE removals (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE tokens   (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE library  (id TEXT PRIMARY KEY, user TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX library_user ON library (user);
+    """,
 )
+
+# A run's state as the API calls it, by its record (jobd.states.api_state is the same for people).
+API_STATE = """CASE json_extract(run.record, '$.state.is') WHEN 'Pending' THEN 'pending' WHEN 'Starting' THEN 'pending'
+               WHEN 'Running' THEN 'running' ELSE json_extract(run.record, '$.state.verdict') END"""
 
 
 class SqliteDisk:
@@ -52,14 +75,17 @@ class SqliteDisk:
             """SELECT record FROM runs AS run WHERE job IN (SELECT job FROM runs WHERE open)
                AND (open OR serial = (SELECT max(serial) FROM runs WHERE job = run.job)) ORDER BY position""",
         )
-        jobs = self._records(JobRecord, "SELECT record FROM jobs WHERE id IN (SELECT job FROM runs WHERE open)")
+        open_series = "SELECT series.record FROM series JOIN runs USING (job, serial) WHERE open"
         (order,) = self._reader.execute("SELECT coalesce(max(position), 0) FROM runs").fetchone()
         return Memory(
             self._records(UserRecord, "SELECT record FROM users"),
             self._records(AgentRecord, "SELECT record FROM agents"),
-            jobs,
+            self._records(JobRecord, "SELECT record FROM jobs WHERE id IN (SELECT job FROM runs WHERE open)"),
             runs,
             order,
+            self._records(SeriesRecord, open_series),
+            self._records(RemovalRecord, "SELECT record FROM removals"),
+            self._records(TokenRecord, "SELECT record FROM tokens"),
         )
 
     def write(self, batch: Sequence[Write]) -> None:
@@ -67,8 +93,8 @@ class SqliteDisk:
         with self._writer:
             self._writer.execute("BEGIN IMMEDIATE")
             for write in batch:
-                statement, parameters = _STATEMENTS[type(write)]
-                self._writer.execute(statement, parameters(write))
+                for statement, parameters in _statements(write):
+                    self._writer.execute(statement, parameters)
 
     def job(self, user: str, name: str) -> tuple[JobRecord, RunRecord | None] | None:
         """A job by its user's id and its name, with its newest run."""
@@ -83,6 +109,52 @@ class SqliteDisk:
         """All kept runs of a job, oldest first."""
         return self._records(RunRecord, "SELECT record FROM runs WHERE job = ? ORDER BY serial", job)
 
+    def series(self, job: str, serial: int) -> SeriesRecord | None:
+        """The kept scalars of a run."""
+        found = self._records(SeriesRecord, "SELECT record FROM series WHERE job = ? AND serial = ?", job, serial)
+        return found[0] if found else None
+
+    def jobs(self, selection: Selection) -> tuple[tuple[JobRecord, RunRecord], ...]:
+        """The jobs that are selected, in order, each with its newest run."""
+        order = "job.name" if selection.user is not None else "job.id"
+        rows = self._reader.execute(
+            f"""SELECT job.record, run.record FROM jobs AS job JOIN runs AS run ON run.job = job.id
+                WHERE run.serial = (SELECT max(serial) FROM runs WHERE job = job.id) AND {order} > :after
+                AND (:user IS NULL OR job.user = :user)
+                AND (:state IS NULL OR :state = {API_STATE})
+                AND (:code IS NULL OR :code = json_extract(run.record, '$.code'))
+                ORDER BY {order} LIMIT :limit""",  # noqa: S608 - only our own words are put in
+            {
+                "user": selection.user,
+                "after": selection.after,
+                "state": selection.state,
+                "code": selection.code,
+                "limit": selection.limit,
+            },
+        ).fetchall()
+        return tuple((_decoded(job, JobRecord), _decoded(run, RunRecord)) for job, run in rows)
+
+    def usage(self, user: str) -> Totals:
+        """What this user, by id, has used."""
+        sums = ", ".join(f"coalesce(sum(json_extract(record, '$.{each}')), 0)" for each in ("runs", "core_s", "cpu_s"))
+        row = self._reader.execute(f"SELECT {sums} FROM jobs WHERE user = ?", (user,)).fetchone()  # noqa: S608 - ours
+        return Totals(*row)
+
+    def used(self, user: str, after: str, limit: int) -> tuple[JobRecord, ...]:
+        """The user's jobs that used something, by name."""
+        return self._records(
+            JobRecord,
+            """SELECT record FROM jobs WHERE user = ? AND name > ? AND json_extract(record, '$.runs') > 0
+               ORDER BY name LIMIT ?""",
+            user,
+            after,
+            limit,
+        )
+
+    def library(self, user: str) -> tuple[LibraryRecord, ...]:
+        """The user's library."""
+        return self._records(LibraryRecord, "SELECT record FROM library WHERE user = ?", user)
+
     def blob(self, sha256: str) -> bytes | None:
         """The bytes of an input."""
         row = self._reader.execute("SELECT content FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()
@@ -90,7 +162,7 @@ class SqliteDisk:
 
     def _records(self, kind: Any, statement: str, *parameters: Any) -> tuple[Any, ...]:
         rows = self._reader.execute(statement, parameters).fetchall()
-        return tuple(codec.decode(text, kind, RECORD_BYTES_MAX) for (text,) in rows)
+        return tuple(_decoded(text, kind) for (text,) in rows)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -109,20 +181,47 @@ def _migrate(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {migration} PRAGMA user_version = {number}; COMMIT;")
 
 
+def _decoded(text: str, kind: Any) -> Any:
+    return codec.decode(text, kind, RECORD_BYTES_MAX)
+
+
 def _text(record: Any) -> str:
     return codec.dumps(codec.to_data(record))
 
 
-_STATEMENTS: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]]]] = {
-    UserRecord: ("INSERT OR REPLACE INTO users VALUES (?, ?)", lambda user: (user.id, _text(user))),
-    AgentRecord: ("INSERT OR REPLACE INTO agents VALUES (?, ?)", lambda agent: (agent.id, _text(agent))),
-    JobRecord: (
-        "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)",
-        lambda job: (job.id, job.user, job.name, _text(job)),
-    ),
-    RunRecord: (
-        "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
-        lambda run: (run.job, run.serial, run.order, not isinstance(run.state, Ended), _text(run)),
-    ),
-    Blob: ("INSERT OR IGNORE INTO blobs VALUES (?, ?)", lambda blob: (blob.sha256, blob.content)),
+def _statements(write: Any) -> list[tuple[str, tuple[Any, ...]]]:
+    """What a write does to the tables."""
+    if isinstance(write, Purge):
+        where = "WHERE job = ? AND serial <= ?"
+        return [(f"DELETE FROM {table} {where}", (write.job, write.serial)) for table in ("runs", "series")]  # noqa: S608
+    if isinstance(write, Delete):
+        return [(f"DELETE FROM {_TABLES[write.kind]} WHERE id = ?", (write.id,))]  # noqa: S608 - our own words
+    columns = _COLUMNS[type(write)](write)
+    places = ", ".join("?" * len(columns))
+    verb = "INSERT OR IGNORE" if isinstance(write, Blob) else "INSERT OR REPLACE"
+    return [(f"{verb} INTO {_TABLES[type(write)]} VALUES ({places})", columns)]
+
+
+_TABLES: dict[type, str] = {
+    UserRecord: "users",
+    AgentRecord: "agents",
+    JobRecord: "jobs",
+    RunRecord: "runs",
+    SeriesRecord: "series",
+    RemovalRecord: "removals",
+    TokenRecord: "tokens",
+    LibraryRecord: "library",
+    Blob: "blobs",
+}
+
+_COLUMNS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    UserRecord: lambda user: (user.id, _text(user)),
+    AgentRecord: lambda agent: (agent.id, _text(agent)),
+    JobRecord: lambda job: (job.id, job.user, job.name, _text(job)),
+    RunRecord: lambda run: (run.job, run.serial, run.order, not isinstance(run.state, Ended), _text(run)),
+    SeriesRecord: lambda series: (series.job, series.serial, _text(series)),
+    RemovalRecord: lambda removal: (removal.job, _text(removal)),
+    TokenRecord: lambda token: (token.id, _text(token)),
+    LibraryRecord: lambda file: (file.id, file.user, _text(file)),
+    Blob: lambda blob: (blob.sha256, blob.content),
 }

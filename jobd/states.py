@@ -30,6 +30,7 @@ from schemas.records import (
     Usage,
     Verdict,
 )
+from schemas.views import State as ApiState
 
 # --- events ---------------------------------------------------------------------------------------------------------
 
@@ -77,7 +78,14 @@ class Missed:
     """Its agent, or a successor at the same place, came back and knows nothing of it."""
 
 
-Event = Admitted | Ordered | Started | Finished | Canceled | Expired | Missed
+@frozen
+class Forgotten:
+    """An operator declared its agent gone for good: nobody will ever prove its end."""
+
+    cause: Cause
+
+
+Event = Admitted | Ordered | Started | Finished | Canceled | Expired | Missed | Forgotten
 Move = Callable[[Any, Any, Instant], State]
 
 
@@ -101,7 +109,7 @@ def _finish(_state: State, event: Finished, now: Instant) -> State:
     return Ended(now, verdict, cause)
 
 
-def _end_at_once(_state: State, event: Canceled | Expired, now: Instant) -> State:
+def _end_at_once(_state: State, event: Canceled | Expired | Forgotten, now: Instant) -> State:
     return Ended(now, _verdict(event), event.cause)
 
 
@@ -117,7 +125,7 @@ def _lose(_state: State, _event: Missed, now: Instant) -> State:
     return Ended(now, "failed", cause("lost"))
 
 
-def _verdict(event: Canceled | Expired) -> Verdict:
+def _verdict(event: Canceled | Expired | Forgotten) -> Verdict:
     return "canceled" if isinstance(event, Canceled) else "failed"
 
 
@@ -139,21 +147,25 @@ TRANSITIONS: dict[tuple[type[Any], type[Any]], Row] = {
     (Starting, Finished): Row(_finish, "ended", "it ended before it could run"),
     (Starting, Canceled): Row(_end_unproved, "canceled"),
     (Starting, Expired): Row(_end_unproved, "failed"),
+    (Starting, Forgotten): Row(_end_at_once, "forgotten"),
     (Starting, Missed): Row(_stay, "", "the order was lost on its way and is sent again"),
     (Running, Started): Row(_stay, "", "an agent that resends its facts says it twice"),
     (Running, Finished): Row(_finish, "ended"),
     (Running, Canceled): Row(_end_unproved, "canceled"),
     (Running, Expired): Row(_end_unproved, "failed"),
+    (Running, Forgotten): Row(_end_at_once, "forgotten"),
     (Running, Missed): Row(_lose, "lost"),
     (Ending, Started): Row(_stay, "late start", "the fact crossed the verdict"),
     (Ending, Finished): Row(_confirm, "end confirmed"),
     (Ending, Canceled): Row(_stay, "", "the first verdict stands"),
     (Ending, Expired): Row(_stay, "", "the first verdict stands"),
+    (Ending, Forgotten): Row(_confirm, "forgotten", "an operator's word instead of a proof frees its slots"),
     (Ending, Missed): Row(_confirm, "end confirmed", "the agent's place holds nothing of it"),
     (Ended, Started): Row(_stay, "", "a resent fact of a run that is over"),
     (Ended, Finished): Row(_stay, "", "a resent fact of a run that is over"),
     (Ended, Canceled): Row(_stay, "", "a terminal state never changes"),
     (Ended, Expired): Row(_stay, "", "the limit passed while the end was committed"),
+    (Ended, Forgotten): Row(_stay, "", "nothing was left to forget"),
     (Ended, Missed): Row(_stay, "", "nothing was expected there"),
 }
 
@@ -178,7 +190,7 @@ def advance(record: RunRecord, event: Event, now: Instant, number: int) -> RunRe
     )
 
 
-def api_state(state: State) -> str:
+def api_state(state: State) -> ApiState:
     """The state as the API calls it."""
     if isinstance(state, (Ending, Ended)):
         return state.verdict
@@ -193,7 +205,7 @@ def is_active(state: State) -> bool:
 def _words(event: Event, state: State, row: Row) -> str:
     if isinstance(event, Finished):
         return _cause_of(event.fact).text
-    if isinstance(event, (Canceled, Expired)):
+    if isinstance(event, (Canceled, Expired, Forgotten)):
         return event.cause.text
     if isinstance(state, Ended):
         return state.cause.text if row.move is _lose else row.reason

@@ -21,7 +21,16 @@ from jobd.config import Storage
 from jobd.errors import StoreUnavailable
 from jobd.scopes import Notice
 from jobd.world import World
-from schemas.records import AgentRecord, JobRecord, RunRecord, UserRecord
+from schemas.records import (
+    AgentRecord,
+    JobRecord,
+    LibraryRecord,
+    RemovalRecord,
+    RunRecord,
+    SeriesRecord,
+    TokenRecord,
+    UserRecord,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +43,35 @@ class Blob:
     content: bytes = field(repr=False)
 
 
-Write = UserRecord | JobRecord | RunRecord | AgentRecord | Blob
+@frozen
+class Purge:
+    """The job's runs up to this serial are to be forgotten."""
+
+    job: str
+    serial: int
+
+
+@frozen
+class Delete:
+    """The record of this kind and id is to be forgotten."""
+
+    kind: type[TokenRecord | RemovalRecord | LibraryRecord]
+    id: str
+
+
+Write = (
+    UserRecord
+    | JobRecord
+    | RunRecord
+    | AgentRecord
+    | Blob
+    | SeriesRecord
+    | RemovalRecord
+    | TokenRecord
+    | LibraryRecord
+    | Purge
+    | Delete
+)
 
 
 @frozen
@@ -46,6 +83,32 @@ class Memory:
     jobs: tuple[JobRecord, ...]
     runs: tuple[RunRecord, ...]  # in the order of acceptance
     order: int  # the highest order of acceptance ever given
+    series: tuple[SeriesRecord, ...] = ()  # of the open runs
+    removals: tuple[RemovalRecord, ...] = ()
+    tokens: tuple[TokenRecord, ...] = ()
+
+
+@frozen
+class Selection:
+    """Which jobs to list: one user's by name, or everybody's by id, each with its newest run; purged ones are not.
+
+    `state` is a state as the API calls it.
+    """
+
+    limit: int
+    user: str | None = None  # an id
+    after: str = ""  # the name (or id) that the last page ended with
+    state: str | None = None
+    code: str | None = None
+
+
+@frozen
+class Totals:
+    """What a user has used, over all jobs."""
+
+    runs: int = 0
+    core_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 class Disk(Protocol):
@@ -62,6 +125,21 @@ class Disk(Protocol):
 
     def runs(self, job: str) -> tuple[RunRecord, ...]:
         """All kept runs of a job, oldest first."""
+
+    def series(self, job: str, serial: int) -> SeriesRecord | None:
+        """The kept scalars of a run."""
+
+    def jobs(self, selection: Selection) -> tuple[tuple[JobRecord, RunRecord], ...]:
+        """The jobs that are selected, in order, each with its newest run."""
+
+    def usage(self, user: str) -> Totals:
+        """What this user, by id, has used."""
+
+    def used(self, user: str, after: str, limit: int) -> tuple[JobRecord, ...]:
+        """The user's jobs that used something, by name."""
+
+    def library(self, user: str) -> tuple[LibraryRecord, ...]:
+        """The user's library."""
 
     def blob(self, sha256: str) -> bytes | None:
         """The bytes of an input."""

@@ -21,7 +21,7 @@ import trio
 
 from jobd import runs
 from jobd.core import SHUTDOWN, Core
-from jobd.jobs import Run
+from jobd.job import Run
 from jobd.store import Memory
 from schemas.records import Pending
 
@@ -50,6 +50,7 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
     """The daemon without its doors: inside, `core.ask` serves requests, runs live and agents are tended."""
     open_runs = core.jobs.restore(memory)
     core.fleet.restore({user.id: user for user in memory.users}, memory.agents)
+    core.tokens.restore(memory.tokens)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(core.store.run)
 

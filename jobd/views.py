@@ -1,21 +1,28 @@
 """What callers see of a job: the registry's state in the words of the API."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from jobd.agent import Agent
+from jobd.broker import Pool
 from jobd.fleet import Fleet
-from jobd.jobs import Job, Run
+from jobd.job import Job, Run
 from jobd.states import api_state
 from jobd.world import World, elapsed_s
-from schemas.api import (
+from schemas.records import Ended, Ending, Instant, RunRecord
+from schemas.views import (
+    AgentView,
     CauseView,
+    InputView,
     KnownView,
+    PastRunView,
+    PoolView,
     ProgressView,
+    RunUsageView,
     RunView,
     SituationView,
     StageView,
-    UsageView,
 )
-from schemas.records import Ended, Ending, Instant
 
 
 def rfc3339(wall_s: float) -> str:
@@ -45,14 +52,11 @@ def view_run(run: Run, fleet: Fleet, world: World) -> RunView:
         accepted_at=rfc3339(record.timeline[0].at.wall_s),
         situation=_situation(run),
         known=_known(run, fleet, world.now(), world),
-        cause=CauseView(over.cause.code, over.cause.text, over.cause.actor) if over else None,
+        cause=_cause(record),
         end_confirmed=isinstance(state, Ended) if over else None,
         progress=_progress(run),
-        timeline=tuple(
-            StageView(each.number, rfc3339(each.at.wall_s), each.state, each.name, each.text)
-            for each in record.timeline
-        ),
-        usage=_usage(run) if isinstance(state, Ended) else None,
+        timeline=view_timeline(record),
+        usage=_usage(record),
         log_tail=record.log_tail or None,
         previous_ending=tuple(serial for serial in run.job.open if serial < record.serial),
     )
@@ -69,7 +73,7 @@ def _situation(run: Run) -> SituationView | None:
 def _known(run: Run, fleet: Fleet, now: Instant, world: World) -> KnownView:
     if run.agent is None:
         return KnownView("fresh")
-    agent = next((each for each in fleet.agents.values() if each.record.id == run.agent), None)
+    agent = fleet.of_id(run.agent)
     if agent is not None and agent.link is not None:
         return KnownView("fresh")
     since = agent.heard if agent is not None else run.record.state.since
@@ -83,6 +87,68 @@ def _progress(run: Run) -> ProgressView | None:
     return ProgressView(said.fraction, said.text, said.frames, said.metrics, said.problem)
 
 
-def _usage(run: Run) -> UsageView:
-    used = run.record.usage
-    return UsageView(used.wall_s, used.cpu_s, used.peak_memory_bytes, used.exit_code, used.signal)
+def _usage(record: RunRecord) -> RunUsageView | None:
+    if not isinstance(record.state, Ended):
+        return None
+    used = record.usage
+    return RunUsageView(used.wall_s, used.cpu_s, used.peak_memory_bytes, used.exit_code, used.signal)
+
+
+def _cause(record: RunRecord) -> CauseView | None:
+    if not isinstance(record.state, (Ending, Ended)):
+        return None
+    cause = record.state.cause
+    return CauseView(cause.code, cause.text, cause.actor)
+
+
+def view_timeline(record: RunRecord) -> tuple[StageView, ...]:
+    """The stages of a run."""
+    return tuple(
+        StageView(each.number, rfc3339(each.at.wall_s), each.state, each.name, each.text) for each in record.timeline
+    )
+
+
+def view_past(record: RunRecord) -> PastRunView:
+    """A run as its job's history tells it."""
+    state = record.state
+    return PastRunView(
+        serial=record.serial,
+        state=api_state(state),
+        code=record.code,
+        code_version=record.code_version,
+        mode=record.mode,
+        cores=record.slots.cores,
+        memory_bytes=record.slots.memory_bytes,
+        input_hash=record.input_hash,
+        inputs=tuple(InputView(each.path, each.bytes, each.sha256, each.library or None) for each in record.inputs),
+        accepted_at=rfc3339(record.timeline[0].at.wall_s),
+        ended_at=rfc3339(state.since.wall_s) if isinstance(state, Ended) else None,
+        cause=_cause(record),
+        end_confirmed=isinstance(state, Ended) if isinstance(state, (Ending, Ended)) else None,
+        usage=_usage(record),
+    )
+
+
+def view_pool(pool: Pool) -> PoolView:
+    """A pool and its units."""
+    units = ("cores", "memory_bytes") if len(pool.capacity) == 2 else ("runs",)
+    return PoolView(pool.name, units, pool.capacity, pool.used, pool.waiting)
+
+
+def view_agent(agent: Agent, runs: Iterable[Run], world: World) -> AgentView:
+    """An agent, with the open runs that it has or may have."""
+    record = agent.record
+    return AgentView(
+        id=record.id,
+        user=agent.user.name,
+        place=record.place,
+        generation=record.generation,
+        linked=agent.link is not None,
+        awake=record.awake,
+        stage=agent.stage,
+        failure=agent.failure,
+        failures=agent.failures,
+        heard_s=0.0 if agent.link else round(elapsed_s(agent.heard, world.now()), 1),
+        questions=len(agent.ops),
+        open_runs=tuple(f"{run.job.key[1]}/{run.record.serial}" for run in runs),
+    )

@@ -1,7 +1,6 @@
-"""What the gateway says to jobd and hears back: the bodies of the REST API (docs: /openapi.json of a running daemon).
+"""What the gateway says to jobd: the bodies of the REST API's requests (views.py has the replies).
 
-Requests are decoded by the codec, so a refusal names the field. Replies are built here too, so that the client library
-and the documentation come from the same classes. Times in replies are RFC 3339 UTC; durations are seconds.
+They are decoded by the codec, so a refusal names the field, and /openapi.json is made from the same classes.
 """
 
 from attrs import field, frozen
@@ -15,14 +14,16 @@ INPUT_FILES_MAX = 1000
 
 @frozen
 class Input:
-    """One input file: exactly one of `text` and `json` (written as canonical JSON)."""
+    """One input file: exactly one of `text`, `json` (written as canonical JSON) and `library`, the name of a file of
+    the user's library, which is resolved at acceptance."""
 
     text: str | None = None
     json: Json = None
+    library: str | None = field(default=None, validator=checked(check_name))
 
     def __attrs_post_init__(self) -> None:
-        if (self.text is None) == (self.json is None):
-            refuse("text", "or 'json' must be given, exactly one of them")
+        if sum(each is not None for each in (self.text, self.json, self.library)) != 1:
+            refuse("text", "or 'json' or 'library' must be given, exactly one of them")
 
 
 @frozen
@@ -55,6 +56,11 @@ class RunRequest:
     force: bool = False
     supersede: bool = False
 
+    @property
+    def names_library(self) -> bool:
+        """Whether an input is a library file."""
+        return any(each.library is not None for each in self.inputs.values())
+
 
 @frozen
 class CancelRequest:
@@ -72,87 +78,45 @@ class AnalysisRequest:
     serial: int | None = field(default=None, validator=between(1, 1 << 53))
 
 
-# --- replies --------------------------------------------------------------------------------------------------------
+@frozen
+class ComputeRequest:
+    """POST compute/{code}/{method}."""
+
+    arguments: Json = field(factory=dict)
 
 
 @frozen
-class SituationView:
-    """What a run waits for."""
+class SessionRequest:
+    """POST session: the user is here, perhaps to work with this code."""
 
-    code: str
-    text: str
-    ahead: int | None = None
+    code: str | None = field(default=None, validator=checked(check_name))
 
 
 @frozen
-class CauseView:
-    """Why it ended."""
+class TokenRequest:
+    """POST tokens. With `job` the token opens that job only; a read-only one changes nothing."""
 
-    code: str
-    text: str
-    actor: str
-
-
-@frozen
-class KnownView:
-    """How good the knowledge is: fresh, or unknown since the agent was last heard, `age_s` ago."""
-
-    state: str
-    since: str | None = None
-    age_s: float | None = None
+    lifetime_s: float = field(default=3600.0, validator=between(1, 366 * 86400))
+    job: str | None = field(default=None, validator=checked(check_name))
+    read_only: bool = False
 
 
 @frozen
-class ProgressView:
-    """The latest progress."""
+class OperatorTokenRequest:
+    """POST admin/tokens."""
 
-    fraction: float | None
-    text: str
-    frames: dict[str, int]
-    metrics: dict[str, float | None]
-    problem: str = ""
+    lifetime_s: float = field(default=3600.0, validator=between(1, 366 * 86400))
 
 
 @frozen
-class StageView:
-    """One line of the timeline."""
+class UserRequest:
+    """PUT users/{user}."""
 
-    number: int
-    at: str
-    state: str
-    name: str
-    text: str
+    tier: str = field(validator=checked(check_name))
 
 
 @frozen
-class UsageView:
-    """What the run used."""
+class ForgetRequest:
+    """POST admin/agents/{agent}/forget: the reason is kept with every run that it ends."""
 
-    wall_s: float
-    cpu_s: float
-    peak_memory_bytes: int
-    exit_code: int | None
-    signal: int | None
-
-
-@frozen
-class RunView:
-    """The status of a job's newest run. `state` `missing`: it never ran, and only user, job and state are there."""
-
-    user: str
-    job: str
-    state: str
-    serial: int | None = None
-    code: str | None = None
-    mode: Mode | None = None
-    input_hash: str | None = None
-    accepted_at: str | None = None
-    situation: SituationView | None = None
-    known: KnownView | None = None
-    cause: CauseView | None = None
-    end_confirmed: bool | None = None
-    progress: ProgressView | None = None
-    timeline: tuple[StageView, ...] = ()
-    usage: UsageView | None = None
-    log_tail: str | None = None
-    previous_ending: tuple[int, ...] = ()  # serials of earlier runs whose end is not confirmed yet
+    reason: str = field(validator=at_most(500))

@@ -56,41 +56,45 @@ class _BoundError(ValueError):
         self.problem = problem
 
 
-_Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-
-
-def between(low: float, high: float) -> _Validator:
+@attrs.frozen
+class between:  # noqa: N801 - reads as a phrase: validator=between(0, 1)
     """Numbers from low to high, both included; None passes."""
 
-    def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        if value is not None and not low <= value <= high:
-            raise _BoundError(attribute.name, f"must be between {low:g} and {high:g}, not {value:g}")
+    low: float
+    high: float
 
-    return check
+    def __call__(self, _: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        """Refuse what is outside."""
+        if value is not None and not self.low <= value <= self.high:
+            raise _BoundError(attribute.name, f"must be between {self.low:g} and {self.high:g}, not {value:g}")
 
 
-def at_most(length: int) -> _Validator:
+@attrs.frozen
+class at_most:  # noqa: N801 - as above
     """Strings, tuples and dicts of at most so many characters or items; None passes."""
 
-    def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        if value is not None and len(value) > length:
+    length: int
+
+    def __call__(self, _: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        """Refuse what is longer."""
+        if value is not None and len(value) > self.length:
             unit = "characters" if isinstance(value, str) else "items"
-            raise _BoundError(attribute.name, f"must have at most {length} {unit}, not {len(value)}")
-
-    return check
+            raise _BoundError(attribute.name, f"must have at most {self.length} {unit}, not {len(value)}")
 
 
-def checked(check_text: Callable[[str], object]) -> _Validator:
+@attrs.frozen
+class checked:  # noqa: N801 - as above
     """Strings, or each of a tuple's items or a dict's keys, that `check_text` does not refuse with ValueError."""
 
-    def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    check_text: Callable[[str], object]
+
+    def __call__(self, _: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        """Refuse what it refuses."""
         for text in (value,) if isinstance(value, str) else value or ():
             try:
-                check_text(text)
+                self.check_text(text)
             except ValueError as error:
                 raise _BoundError(attribute.name, str(error)) from None
-
-    return check
 
 
 def refuse(field: str, problem: str) -> typing.NoReturn:

@@ -12,7 +12,8 @@ PATH_CHARS_MAX = 512
 PATH_PARTS_MAX = 16
 ID_CHARS = 10
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = re.compile(NAME_PATTERN)
 _ID = re.compile(r"[a-z][a-z2-7]{9}")
 _PART = re.compile(r"[A-Za-z0-9_+=,@%~. -]+")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
@@ -48,7 +49,7 @@ def check_id(text: str) -> str:
 
 
 def new_id(kind: str, bits: int | None = None) -> str:
-    """A fresh id: one letter for its kind (u user, j job, a agent, o op, t transfer) and nine base-32 digits.
+    """A fresh id: one letter for its kind (u user, j job, a agent, o op, t transfer, k token) and nine base-32 digits.
 
     `bits` gives the randomness where a test needs the same ids again; otherwise the system does.
     """

@@ -156,6 +156,16 @@ class Analyse:
 
 
 @frozen
+class Compute:
+    """Ask the worker one question that is about no run."""
+
+    op: str = field(validator=checked(check_id))
+    worker: Worker
+    method: str = field(validator=at_most(128))
+    arguments: Json = field(factory=dict)
+
+
+@frozen
 class Read:
     """Send `length` bytes (or all) of a file from `offset` by bulk; `path` None means the run's log.
 
@@ -180,13 +190,20 @@ class List:
 
 
 @frozen
+class Remove:
+    """The job's runs up to this serial are purged: delete their directories. Answered by Removed; idempotent."""
+
+    epoch: Epoch
+
+
+@frozen
 class Drop:
     """Nobody waits for this op any more: cancel it. No answer."""
 
     op: str = field(validator=checked(check_id))
 
 
-Order = Welcome | End | Start | Stop | Ack | Beat | Analyse | Read | List | Drop
+Order = Welcome | End | Start | Stop | Ack | Beat | Analyse | Compute | Read | List | Remove | Drop
 
 
 # --- facts: agent -> jobd -------------------------------------------------------------------------------------------
@@ -276,7 +293,14 @@ class Answer:
             refuse("bytes", "must be absent from an error")
 
 
-Fact = Hello | Taken | Started | Ended | Progress | Answer | Beat
+@frozen
+class Removed:
+    """The directories of the job's runs up to this serial are gone. Not durable: jobd asks again until it hears it."""
+
+    epoch: Epoch
+
+
+Fact = Hello | Taken | Started | Ended | Progress | Answer | Removed | Beat
 
 
 @frozen

@@ -137,11 +137,12 @@ class Execution:
 
 @frozen
 class StoredInput:
-    """One input file of a run; its bytes lie in the store under their SHA-256."""
+    """One input file of a run; its bytes lie in the store, or in the library's files, under their SHA-256."""
 
     path: str
     bytes: int
     sha256: str
+    library: str = ""  # the name in the user's library that was resolved to it at acceptance
 
 
 @frozen
@@ -176,6 +177,10 @@ class JobRecord:
     name: str
     serial: int = 0
     stage: int = 0  # the number of its newest stage, over all its runs
+    runs: int = 0  # that have ended, the purged ones included: what was used stays in the books
+    core_s: float = 0.0  # slots times wall time, over these
+    cpu_s: float = 0.0
+    purged: int = 0  # runs up to this serial are deleted from the store
 
 
 @frozen
@@ -200,3 +205,47 @@ class AgentRecord:
     token_sha256: str = ""
     handle: str = ""  # the backend's own words for the native thing; empty until it is known
     fact: int = 0  # the newest durable fact of it that is committed
+
+
+@frozen
+class RemovalRecord:
+    """Directories of purged runs that the agent has not deleted yet: the job's, up to this serial."""
+
+    job: str
+    user: str
+    serial: int
+
+
+@frozen
+class TokenRecord:
+    """A token that the gateway minted for a user, or an operator for another program of the site."""
+
+    id: str
+    sha256: str = field(repr=False)
+    role: Literal["user", "operator"]
+    user: str  # the user's name; empty for an operator
+    job: str | None  # the only job that it opens
+    read_only: bool
+    expires_wall_s: float
+
+
+@frozen
+class LibraryRecord:
+    """A file of a user's library: a name, and the content that it stands for now."""
+
+    id: str
+    user: str
+    name: str
+    bytes: int
+    sha256: str
+    at: Instant
+
+
+@frozen
+class SeriesRecord:
+    """The kept scalars of a run: `names`, and rows of seconds since its start and one value for each name."""
+
+    job: str
+    serial: int
+    names: tuple[str, ...]
+    rows: tuple[tuple[float | None, ...], ...]

@@ -1,50 +1,67 @@
-"""The control resources, on Quart-Trio: small JSON in, small JSON out. Streams are plain ASGI (web/streams.py)."""
+"""The control resources, on Quart-Trio: small JSON in and out. Streams and the hottest reads are in front.py."""
 
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from jobd import plans
 from jobd.core import Core
-from jobd.delivery import Collected
-from jobd.errors import Invalid, JobdError, NotFound, TooLarge
-from jobd.web.doors import Door, decoded, named, problem
+from jobd.errors import JobdError, NotFound, TooLarge
+from jobd.metrics import REQUESTS
+from jobd.web.calls import Call, Route, decoded, enter, problem
+from jobd.web.doors import Door
+from jobd.web.front import query_of
 from schemas import codec
-from schemas.api import CancelRequest, RunRequest
 
 log = logging.getLogger(__name__)
 
 
-def control_app(core: Core, door: Door) -> QuartTrio:
+def control_app(core: Core, door: Door, routes: tuple[Route, ...]) -> QuartTrio:
     """The app of one door."""
-    app = QuartTrio("jobd")
+    app = QuartTrio("jobd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = core.config.http.body_bytes_max
     app.config["PROPAGATE_EXCEPTIONS"] = False
     _add_errors(app, core)
-    _add_jobs(app, core, door)
-    _add_operations(app, core, door)
+    for route in routes:
+        # The front's resources are named here too, so that a wrong method on them is 405 with all that is allowed.
+        path = route.path.replace("{path}", "<path:path>").replace("{", "<").replace("}", ">")
+        view = _elsewhere if route.stream or route.hot else _view(core, door, route)
+        app.add_url_rule(path, f"{route.method} {path}", view, methods=[route.method])
     return app
 
 
-def reply(data: Any, status: int = 200, **headers: str) -> Response:
-    """A JSON reply of an attrs instance or plain data; header names with _ for -."""
-    named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Response(codec.dumps(codec.to_data(data)), status, named_headers, "application/json")
+async def _elsewhere(**_: str) -> Response:
+    """Only a HEAD comes through to what the front serves."""
+    raise MethodNotAllowed
 
 
-async def body(kind: Any, core: Core) -> Any:
-    """The request's body as `kind`; an empty one as an empty object. Raises Invalid that names the field."""
-    data = await request.get_data(as_text=False)
-    assert isinstance(data, bytes)
-    return decoded(data, kind, core.config.http.body_bytes_max)
+def _view(core: Core, door: Door, route: Route) -> Callable[..., Awaitable[Response]]:
+    """A route as Quart calls it."""
+    serve, name = route.serve, f"{route.method} {route.path}"
+    assert serve is not None, "a control route"
+
+    async def view(**parts: str) -> Response:
+        raw = [(key.encode("latin-1"), value.encode("latin-1", "replace")) for key, value in request.headers.items()]
+        principal = enter(door, route, parts, raw)
+        body = None
+        if route.request is not None:
+            data = await request.get_data(as_text=False)
+            assert isinstance(data, bytes), "asked for as bytes"
+            body = decoded(data, route.request, core.config.http.body_bytes_max)
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        reply = await serve(core, Call(principal, parts, query_of(request.query_string), headers, body))
+        REQUESTS.labels(name, reply.status).inc()
+        return Response(reply.encoded(), reply.status, dict(reply.headers), content_type=reply.type)
+
+    return view
 
 
 def _add_errors(app: QuartTrio, core: Core) -> None:
     def answer(error: JobdError) -> Response:
         status, headers, document = problem(error)
+        REQUESTS.labels("refused", status).inc()
         return Response(document, status, dict(headers))
 
     @app.errorhandler(JobdError)
@@ -68,125 +85,11 @@ def _add_errors(app: QuartTrio, core: Core) -> None:
             "code": refused.code if status == 404 else error.name.lower().replace(" ", "_"),
             "detail": error.description or error.name,
         }
+        if status == 405:
+            headers.append(("allow", ", ".join(sorted(getattr(error, "valid_methods", None) or ()))))
         return Response(codec.dumps(document), status, dict(headers))
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:
         log.exception("a request failed in jobd itself", exc_info=error)
         return answer(JobdError())
-
-
-def _add_jobs(app: QuartTrio, core: Core, door: Door) -> None:
-    requests = core.config.requests
-    base = "/v1/users/<user>/jobs/<job>"
-
-    def enter(user: str, job: str) -> None:
-        door.enter(_raw_headers())
-        named(user=user, job=job)
-
-    @app.put(f"{base}/run")
-    async def run(user: str, job: str) -> Response:
-        enter(user, job)
-        plan = plans.accept(core, user, job, await body(RunRequest, core))
-        status, view = await core.ask(plan, user, job, "run", requests.deadline_s)
-        return reply(view, status)
-
-    @app.get(base)
-    async def status(user: str, job: str) -> Response:
-        enter(user, job)
-        seen, wait_s = _seen(), _wait_s()
-        plan = plans.status(core, user, job, seen, wait_s)
-        revision, view = await core.ask(plan, user, job, "status", requests.deadline_s + wait_s)
-        etag = f'"{revision}"'
-        if revision == seen:
-            return Response(b"", 304, {"etag": etag})
-        return reply(view, etag=etag, cache_control="no-cache")
-
-    @app.post(f"{base}/cancel")
-    async def cancel(user: str, job: str) -> Response:
-        enter(user, job)
-        principal = door.enter(_raw_headers())
-        actor = f"{principal.kind} for {user}" if principal.kind == "gateway" else principal.kind
-        plan = plans.cancel(core, user, job, await body(CancelRequest, core), actor)
-        return reply(await core.ask(plan, user, job, "cancel", requests.deadline_s + requests.settle_s))
-
-    @app.get(f"{base}/files")
-    async def files(user: str, job: str) -> Response:
-        enter(user, job)
-        sink = Collected()
-        await core.ask(plans.list_files(core, user, job, serial_asked(), sink), user, job, "files", requests.deadline_s)
-        return Response(b"".join(sink.pieces), 200, {"jobd-serial": str(sink.head[0].serial)}, "application/json")
-
-
-def _add_operations(app: QuartTrio, core: Core, door: Door) -> None:
-    @app.get("/healthz")
-    async def healthz() -> Response:
-        return reply({"status": "alive"})
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        core.store.check()
-        return reply({"status": "ready"})
-
-    @app.get("/v1/codes")
-    async def codes() -> Response:
-        door.enter(_raw_headers())
-        offered = [
-            {
-                "name": code.name,
-                "title": code.title,
-                "version": code.version,
-                "modes": {name: {"cores_max": mode.cores_max} for name, mode in code.modes.items()},
-                "inputs": code.inputs.required,
-                "views": code.analysis.views if code.analysis else (),
-                "methods": code.analysis.methods if code.analysis else (),
-            }
-            for code in core.codes.values()
-        ]
-        return reply({"codes": tuple(offered)})
-
-    @app.get("/v1/admin/tree")
-    async def tree() -> Response:
-        door.enter(_raw_headers()).may_administer()
-        nodes = [
-            {
-                "depth": depth,
-                "kind": scope.kind,
-                "name": scope.name,
-                "doing": scope.doing,
-                "cause": scope.cause.code if scope.cause else None,
-            }
-            for depth, scope in core.root.walk()
-        ]
-        return reply({"tree": tuple(nodes)})
-
-
-def serial_asked() -> int | None:
-    """The serial in the query; raises Invalid."""
-    text = request.args.get("serial")
-    if text is None:
-        return None
-    if not text.isdecimal() or not 1 <= int(text[:20]) < 1 << 53:
-        raise Invalid("serial must be a positive integer.", field="serial")
-    return int(text)
-
-
-def _raw_headers() -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in request.headers.items()]
-
-
-def _seen() -> int | None:
-    """The revision in If-None-Match, if it is one of ours."""
-    tag = request.headers.get("if-none-match", "").removeprefix("W/").strip('"')
-    return int(tag) if tag.isdecimal() and len(tag) < 20 else None
-
-
-def _wait_s() -> float:
-    """The seconds of `Prefer: wait=N` (RFC 7240); zero without; raises Invalid."""
-    for preference in request.headers.get("prefer", "").split(","):
-        name, _, value = preference.strip().partition("=")
-        if name.lower() == "wait":
-            if not value.strip().isdecimal() or len(value) > 6:
-                raise Invalid("wait must be a whole number of seconds.", field="prefer")
-            return float(value)
-    return 0.0

@@ -1,23 +1,50 @@
-"""Who calls, and may they: the principals of the API, and errors as RFC 9457 problem documents.
+"""Who calls, and may they: the doors of the API and the principals that enter by them.
 
-The gateway's web server proves itself by the service token; an operator by having opened the admin socket, whose file
-permissions are the credentials. What neither proves is 401, without telling what exists.
+The gateway's web server proves itself by the service token, a user's own program by a token that was minted for it, an
+operator by an operator's token or by having opened the admin socket, whose file permissions are the credentials. What
+proves nothing is 401; what is not theirs is 403, without telling what exists.
 """
 
 import hashlib
 import hmac
-import math
 from collections.abc import Iterable
-from typing import Any
+from math import inf
+from typing import Literal
 
 from attrs import field, frozen
 
-from jobd.errors import Forbidden, Invalid, JobdError, Unauthorized
-from schemas import codec
-from schemas.codec import dumps
-from schemas.ids import check_name
+from jobd.errors import Forbidden, Unauthorized
+from jobd.tokens import Tokens
 
 Headers = Iterable[tuple[bytes, bytes]]
+May = Literal["anyone", "read", "write", "gateway", "operator"]
+
+
+@frozen
+class Principal:
+    """Who calls. A user's principal is bound to the user, perhaps to one job, perhaps to reading."""
+
+    kind: Literal["gateway", "operator", "user"]
+    user: str = ""
+    job: str | None = None
+    read_only: bool = False
+    expires_wall_s: float = inf
+
+    def check(self, may: May, user: str | None, job: str | None) -> None:
+        """Raises Forbidden unless this principal may do this with the user and job that the path names."""
+        if self.kind == "operator" or may == "anyone":
+            return
+        if may == "operator":
+            raise Forbidden
+        if self.kind == "gateway":
+            return
+        is_theirs = user in (None, self.user) and (self.job is None or job == self.job or user is None)
+        if may == "gateway" or not is_theirs or (self.read_only and may == "write"):
+            raise Forbidden
+
+    def actor(self, user: str) -> str:
+        """In the words of a cause."""
+        return f"gateway for {user}" if self.kind == "gateway" else self.user or self.kind
 
 
 @frozen
@@ -26,63 +53,25 @@ class Door:
 
     name: str
     token_sha256: str | None = field(repr=False)
+    tokens: Tokens | None = field(default=None, repr=False)
 
-    def enter(self, headers: Headers) -> "Principal":
+    def enter(self, headers: Headers) -> Principal:
         """The principal of a request; raises Unauthorized."""
         if self.token_sha256 is None:
             return Principal("operator")
-        for name, value in headers:
-            if name.lower() == b"authorization" and value[:7].lower() == b"bearer ":
-                if hmac.compare_digest(hashlib.sha256(value[7:]).hexdigest(), self.token_sha256):
-                    return Principal("gateway")
-                break
-        raise Unauthorized
+        digest = _digest(headers)
+        if hmac.compare_digest(digest, self.token_sha256):
+            return Principal("gateway")
+        record = self.tokens.find(digest) if self.tokens else None
+        if record is None:
+            raise Unauthorized
+        if record.role == "operator":
+            return Principal("operator", expires_wall_s=record.expires_wall_s)
+        return Principal("user", record.user, record.job, record.read_only, record.expires_wall_s)
 
 
-@frozen
-class Principal:
-    """Who calls."""
-
-    kind: str
-
-    def may_administer(self) -> None:
-        """Raises Forbidden unless this is an operator."""
-        if self.kind != "operator":
-            raise Forbidden
-
-
-def named(**names: str) -> None:
-    """Check the names in a path; raises Invalid that says which."""
-    for what, name in names.items():
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise Invalid(f"{what} {error}.", field=what) from None
-
-
-def decoded(body: bytes, kind: Any, bytes_max: int) -> Any:
-    """A request's body as `kind`, an empty one as an empty object; raises Invalid that names the field."""
-    try:
-        return codec.decode((body or b"{}").decode(), kind, bytes_max)
-    except UnicodeDecodeError:
-        raise Invalid("The body is not UTF-8.", field="") from None
-    except codec.CodecError as error:
-        raise Invalid(f"{error}.", field=error.field) from None
-
-
-def problem(error: JobdError) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers and body of an error's reply."""
-    document: dict[str, Any] = {
-        "type": f"urn:jobd:error:{error.code}",
-        "title": error.sentence,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail or error.sentence,
-        **error.fields,
-    }
-    headers = [("content-type", "application/problem+json")]
-    if error.retry_after_s is not None:
-        headers.append(("retry-after", str(math.ceil(error.retry_after_s))))
-    if error.status == 401:
-        headers.append(("www-authenticate", "Bearer"))
-    return error.status, headers, dumps(document).encode()
+def _digest(headers: Headers) -> str:
+    for name, value in headers:
+        if name.lower() == b"authorization" and value[:7].lower() == b"bearer ":
+            return hashlib.sha256(value[7:]).hexdigest()
+    raise Unauthorized

@@ -16,7 +16,8 @@ from jobd.core import Core
 from jobd.delivery import Head, Sink
 from jobd.dispatch import Act, Plan, Request
 from jobd.errors import DeadlineExceeded, QueueFull
-from jobd.jobs import Job, Loaded
+from jobd.job import Job
+from jobd.jobs import Loaded
 from jobd.views import rfc3339, view_job
 from schemas.codec import dumps, to_data
 from schemas.records import Stage

@@ -1,0 +1,75 @@
+"""What a monitoring system scrapes, in Prometheus' text format; names and units by its conventions.
+
+Gauges are read from the parts at the scrape, so nothing keeps a second count of what the parts know. Requests and the
+loop's lag are measured as they happen.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+import trio
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from jobd.core import Core
+from jobd.states import api_state
+
+LAG_PERIOD_S = 0.5
+
+REGISTRY = CollectorRegistry()
+REQUESTS = Counter("jobd_http_requests", "HTTP requests answered.", ["route", "status"], registry=REGISTRY)
+LAG = Histogram(
+    "jobd_loop_lag_seconds",
+    "How much later than asked the event loop wakes a task.",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    registry=REGISTRY,
+)
+
+
+def exposition(core: Core) -> bytes:
+    """Everything, as text."""
+    registry = CollectorRegistry()
+    registry.register(_Parts(core))
+    return generate_latest(registry) + generate_latest(REGISTRY)
+
+
+async def watch_lag() -> None:
+    """Measure the loop's lag for ever."""
+    while True:
+        due = trio.current_time() + LAG_PERIOD_S
+        await trio.sleep_until(due)
+        LAG.observe(max(0.0, trio.current_time() - due))
+
+
+class _Parts(Collector):
+    """The gauges."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def collect(self) -> Iterable[Metric]:
+        """As things are now."""
+        core = self._core
+        runs = GaugeMetricFamily("jobd_open_runs", "Runs whose end is not proved.", labels=["state", "code"])
+        tally = Tally((api_state(run.record.state), run.record.code) for run in core.jobs.open_runs())
+        for labels, number in tally.items():
+            runs.add_metric(labels, number)
+        agents = GaugeMetricFamily("jobd_agents", "Agents that are awake.", labels=["linked"])
+        awake = [agent for agent in core.fleet.agents.values() if agent.record.awake]
+        linked = sum(agent.link is not None for agent in awake)
+        agents.add_metric(["yes"], linked)
+        agents.add_metric(["no"], len(awake) - linked)
+        slots = GaugeMetricFamily("jobd_host_slots", "Slots of the host.", labels=["unit", "kind"])
+        host = core.broker.host
+        for unit, used, there in zip(("cores", "memory_bytes"), host.used, host.capacity, strict=True):
+            slots.add_metric([unit, "used"], used)
+            slots.add_metric([unit, "capacity"], there)
+        yield from (runs, agents, slots)
+        for name, text, value in (
+            ("jobd_host_waiting", "Runs that wait for slots of the host.", host.waiting),
+            ("jobd_jobs_in_memory", "Jobs that are kept in memory.", core.jobs.kept()),
+            ("jobd_store_waiting", "Changes that wait for a commit.", core.store.sequence - core.store.committed),
+            ("jobd_store_healthy", "Whether the last commit succeeded.", core.store.healthy),
+        ):
+            yield GaugeMetricFamily(name, text, value=float(value))

@@ -1,0 +1,43 @@
+"""The product in one place: one plan for each request type.
+
+A plan is a plain function: it asks `request.need(...)` for each thing in order, then commits, and returns its act, the
+only part that awaits. It is run again from the top after every wait, so nothing in it is ever stale. Everything above
+the line `# commit` may happen many times; everything below happens once.
+"""
+
+from jobd.plans.agents import forget_agent, stop_agent
+from jobd.plans.jobs import cancel, delete, explain, history, listing, series, status
+from jobd.plans.questions import analyse, compute, list_files, read
+from jobd.plans.runs import accept, admit, post, slots_of, start
+from jobd.plans.users import find, mint, revoke, session, set_tier, shelf, shelve, tokens, unshelve, usage
+
+__all__ = [
+    "accept",
+    "admit",
+    "analyse",
+    "cancel",
+    "compute",
+    "delete",
+    "explain",
+    "find",
+    "forget_agent",
+    "history",
+    "list_files",
+    "listing",
+    "mint",
+    "post",
+    "read",
+    "revoke",
+    "series",
+    "session",
+    "set_tier",
+    "shelf",
+    "shelve",
+    "slots_of",
+    "start",
+    "status",
+    "stop_agent",
+    "tokens",
+    "unshelve",
+    "usage",
+]

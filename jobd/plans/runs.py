@@ -1,0 +1,140 @@
+"""A run: accepted, admitted, started. The first is a request's plan, the others live in the run's own scope."""
+
+from functools import partial
+
+from attrs import frozen
+
+from jobd import acceptance, states
+from jobd.agent import Agent
+from jobd.broker import Pool, Ticket
+from jobd.causes import cause
+from jobd.core import PLACE, Core, gated, nothing
+from jobd.dispatch import Act, Held, Plan, Request, Situation
+from jobd.errors import Invalid, QueueFull, RunActive
+from jobd.fleet import Connected
+from jobd.job import Run
+from jobd.jobs import Loaded
+from jobd.library import Shelf, Shelved
+from jobd.orders import start_order
+from jobd.views import view_job
+from schemas.api import RunRequest
+from schemas.link import Order
+from schemas.records import Cause
+from schemas.views import RunView
+
+
+def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int, RunView]]:
+    """PUT run: the run is on disk when this is answered; it waits for no agent, queue or core. HTTP status and view."""
+
+    def plan(request: Request) -> Act[tuple[int, RunView]]:
+        job = request.need(Loaded(core.jobs, user, name))
+        shelf = request.need(Shelved(core.library, core.jobs.users.get(user))) if ask.names_library else Shelf({})
+        draft, blobs = acceptance.draft(core.codes, ask, shelf.files, core.world.now())
+        if not core.broker.host.fits((draft.slots.cores, draft.slots.memory_bytes)):
+            cores, memory = core.broker.host.capacity
+            raise Invalid(f"This site has {cores} cores and {memory} bytes of memory for a run.", field="resources")
+        newest = job.run
+        if newest is not None and newest.record.input_hash == draft.input_hash:
+            completed = states.api_state(newest.record.state) == "completed"
+            if newest.active or (completed and not ask.force):
+                return partial(gated, core, job.sequence, (200, view_job(job, core.fleet, core.world)))
+        if newest is not None and newest.active and not ask.supersede:
+            raise RunActive(serial=newest.record.serial)
+        core.store.check()
+        tier = core.tier(job.user)
+        if job.user and core.jobs.pending_of(job.user) >= tier.pending_max:
+            raise QueueFull(f"{tier.pending_max} runs are waiting.", limit=tier.pending_max, retry_after_s=10.0)
+        if core.broker.host.waiting >= core.broker.host.waiting_max:
+            raise QueueFull("Too many runs wait for this site.", limit=core.broker.host.waiting_max, retry_after_s=60.0)
+        if getattr(tier, ask.mode) == 0:
+            raise Invalid(f"The user's tier allows no {ask.mode} runs.", field="mode")
+        # commit
+        if newest is not None and newest.active:
+            cancel_run(core, newest, cause("superseded", actor=user))
+        run = core.jobs.accept(job, draft, blobs)
+        core.begin(run)
+        return partial(gated, core, job.sequence, (202, view_job(job, core.fleet, core.world)))
+
+    return plan
+
+
+def admit(core: Core, run: Run) -> Plan[None]:
+    """In the run's own scope: its slots, in the order of the pools."""
+
+    def plan(request: Request) -> Act[None]:
+        for slot in slots_of(core, run, request.held):
+            request.need(slot)
+        # commit
+        core.jobs.advance(run, states.Admitted())
+        return nothing
+
+    return plan
+
+
+def start(core: Core, run: Run) -> Plan[None]:
+    """In the run's own scope: the agent has called home, so the order is committed and posted."""
+
+    def plan(request: Request) -> Act[None]:
+        agent = request.need(Connected(core.fleet, run.user, PLACE, patient=True))
+        # commit
+        sequence = core.jobs.advance(run, states.Ordered(agent.record.id))
+        post(agent, start_order(run.record), sequence)
+        return nothing
+
+    return plan
+
+
+@frozen
+class Slot:
+    """Requirement: the ticket has been granted."""
+
+    ticket: Ticket
+    code: str
+    text: str
+
+    def ready(self) -> Ticket | None:
+        """The ticket once it holds its slots."""
+        return self.ticket if self.ticket.granted else None
+
+    async def wait(self) -> None:
+        """Wait for the grant."""
+        await self.ticket.wait()
+
+    @property
+    def situation(self) -> Situation:
+        """What is waited for, and how far back."""
+        return Situation(self.code, self.text, self.ticket)
+
+
+def slots_of(core: Core, run: Run, held: Held, *, granted: bool = False) -> list[Slot]:
+    """The slots that a run occupies until its end is proved, as requirements; each is joined when its turn comes."""
+    record, user = run.record, run.user.id
+    host = (record.slots.cores, record.slots.memory_bytes)
+    wanted: list[tuple[Pool, tuple[int, ...], str, str]] = [
+        (_user_runs(core, run), (1,), "user_runs", f"another {record.mode} run of this user"),
+        (core.broker.directory(record.job), (1,), "previous_run", "the end of the job's previous run to be confirmed"),
+        (core.broker.host, host, "host", f"{record.slots.cores} free cores"),
+    ]
+    slots = []
+    for pool, amount, code, text in wanted:
+        slots.append(Slot(held.ticket(pool, user, amount, granted=granted), code, f"waiting for {text}"))
+        if not slots[-1].ticket.granted:
+            break  # the next queue is joined when this one has let us through
+    return slots
+
+
+def _user_runs(core: Core, run: Run) -> Pool:
+    return core.broker.user_runs(run.user, run.record.mode, core.tier(run.user))
+
+
+def cancel_run(core: Core, run: Run, why: Cause) -> None:
+    """One row of the state table, and one call on its scope; telling the agent is the duty of the scope's exit."""
+    core.jobs.advance(run, states.Canceled(why))
+    if run.scope is not None:
+        run.scope.cancel(why)
+
+
+def post(agent: Agent, order: Order, sequence: int = 0) -> None:
+    """Post on the agent's link, if it has one; whoever has none hears it in its Welcome."""
+    if agent.link is not None:
+        agent.link.post(order, sequence)
