@@ -23,10 +23,11 @@ from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.supervisor import locked, running
 from jobd.web.app import control_app
+from jobd.web.connection import Limits
 from jobd.web.doors import Door
 from jobd.web.front import front
 from jobd.web.routes import ROUTES
-from jobd.web.server import Limits, serve_http
+from jobd.web.server import serve_http
 from jobd.world import RealWorld
 from schemas.ids import new_token
 
