@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from jobd.client import Client, UnreachableError
+from plainclient import Client, UnreachableError
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from realdaemon import OVER, Daemon, processes_that_name, wait_until
 
-from jobd.client import ProblemError
+from plainclient import ProblemError
 
 FOREVER = "echo begun; while :; do sleep 0.05; done"
 

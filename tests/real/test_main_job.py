@@ -14,7 +14,7 @@ import httpx
 import pytest
 from realdaemon import OVER, Daemon, wait_until
 
-from jobd.client import Event, ProblemError
+from plainclient import Event, ProblemError
 
 SLOW = "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done"
 

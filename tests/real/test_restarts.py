@@ -12,7 +12,7 @@ import httpx
 import pytest
 from realdaemon import OVER, Daemon, wait_until
 
-from jobd.client import ProblemError
+from plainclient import ProblemError
 
 WAITS = "echo begun >> trace; while [ ! -e go ]; do sleep 0.05; done; echo done"
 FULL = {"mode": "parallel", "resources": {"cores": 8}}  # all of the host
