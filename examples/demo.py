@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jobd.client import Client, ProblemError
+from jobd.client import Client, ProblemError, Resources
+from schemas.views import ProgressView, RunView
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -28,6 +29,7 @@ STATE = HOME / "state"
 FRAMES = HOME / "frames"
 START_S = 20.0
 OVER = ("completed", "failed", "canceled")
+NOTHING = ProgressView(None, "", {}, {})
 
 sys.path.insert(0, str(ROOT / "deploy" / "codes" / "lammps"))
 from decks import deck  # noqa: E402 - it lies beside the code's description
@@ -102,14 +104,13 @@ def progress_bar(title: str) -> Iterator[Any]:
         task = bar.add_task("", total=1.0)
         said = ""
 
-        def update(status: dict[str, Any]) -> None:
+        def update(status: RunView) -> None:
             nonlocal said
-            progress = status.get("progress") or {}
-            numbers = progress.get("metrics") or {}
-            words = progress.get("text") or (status.get("situation") or {}).get("text") or status["state"]
-            if numbers.get("temperature") is not None:
-                words += f"   T {numbers['temperature']:.3f}   E {numbers['total_energy']:.4f}"
-            bar.update(task, completed=progress.get("fraction") or 0.0, description=words)
+            said_now = status.progress or NOTHING
+            words = said_now.text or (status.situation.text if status.situation else status.state)
+            if said_now.metrics.get("temperature") is not None:
+                words += f"   T {said_now.metrics['temperature']:.3f}   E {said_now.metrics['total_energy']:.4f}"
+            bar.update(task, completed=said_now.fraction or 0.0, description=words)
             if not say.is_terminal and words != said:
                 say.print(f"  {title}: {words}")
                 said = words
@@ -122,33 +123,33 @@ def save_frame(client: Client, user: str, job: str, saved: set[int], frames: int
     if frames and frames - 1 not in saved:
         try:
             (FRAMES / f"atoms-{frames - 1:04d}.png").write_bytes(
-                client.frame(user, job, "atoms", frames - 1, format="png")
+                client.frame(user, job, "atoms", frames - 1, format="png").content
             )
             saved.add(frames - 1)
         except ProblemError as problem:
             say.print(f"  frame {frames - 1}: {problem}")
 
 
-def watch_first_run(daemon: Daemon, steps: int) -> dict[str, Any]:
+def watch_first_run(daemon: Daemon, steps: int) -> RunView:
     """Run, follow, picture; kill the daemon half-way; returns the final status."""
     client, saved, killed = daemon.client(), set[int](), False
     text = deck("lj", steps=steps, every=max(5, steps // 50), prefix=sys.prefix)
     status = client.run(
-        "alice", "melt", code="lammps", mode="parallel", resources={"cores": 2}, force=True,
-        inputs={"in.lammps": {"text": text}},
+        "alice", "melt", "lammps", mode="parallel", resources=Resources(cores=2), force=True,
+        inputs={"in.lammps": text},
     )  # fmt: skip
-    say.print(f"  accepted as run {status['serial']}, durable before the answer")
+    say.print(f"  accepted as run {status.serial}, durable before the answer")
     with progress_bar("melt") as update:
         while True:
             for event in client.events("alice", "melt"):
-                status = event.data if event.name == "status" else status
-                progress = status.get("progress") or {}
+                status = event.status or status
+                progress = status.progress or NOTHING
                 update(status)
-                if status["state"] == "running":
-                    save_frame(client, "alice", "melt", saved, (progress.get("frames") or {}).get("atoms", 0))
-                if not killed and (progress.get("fraction") or 0) > 0.4:
+                if status.state == "running":
+                    save_frame(client, "alice", "melt", saved, progress.frames.get("atoms", 0))
+                if not killed and (progress.fraction or 0) > 0.4:
                     break
-                if status["state"] in OVER and status["end_confirmed"]:
+                if status.state in OVER and status.end_confirmed:
                     say.print(f"  {len(saved)} pictures were saved while it ran, in {FRAMES.relative_to(ROOT)}/")
                     return status
             killed = True
@@ -157,44 +158,43 @@ def watch_first_run(daemon: Daemon, steps: int) -> dict[str, Any]:
             daemon.kill_and_restart()
             client = daemon.client()
             status = client.status("alice", "melt")
-            say.print(f"  back after {time.monotonic() - began:.1f} s: the run is {status['state']}, no harm done")
+            say.print(f"  back after {time.monotonic() - began:.1f} s: the run is {status.state}, no harm done")
 
 
-def cancel_second_run(daemon: Daemon, steps: int) -> dict[str, Any]:
+def cancel_second_run(daemon: Daemon, steps: int) -> RunView:
     """Start another, shorter run of the same job and cancel it half-way."""
     client = daemon.client()
     text = deck("lj", steps=steps // 2, every=max(5, steps // 50), prefix=sys.prefix)
     client.run(
-        "alice", "melt", code="lammps", mode="parallel", resources={"cores": 2},
-        inputs={"in.lammps": {"text": text}},
+        "alice", "melt", "lammps", mode="parallel", resources=Resources(cores=2), inputs={"in.lammps": text}
     )  # fmt: skip
     with progress_bar("again") as update:
         for event in client.events("alice", "melt"):
-            if event.name == "status":
-                update(event.data)
-                if event.data["state"] in OVER or ((event.data.get("progress") or {}).get("fraction") or 0) > 0.5:
+            if (now := event.status) is not None:
+                update(now)
+                if now.state in OVER or ((now.progress or NOTHING).fraction or 0) > 0.5:
                     break
     began = time.monotonic()
     status = client.cancel("alice", "melt", reason="seen enough")
-    proof = "confirmed: no process of it exists" if status["end_confirmed"] else "not confirmed yet"
+    proof = "confirmed: no process of it exists" if status.end_confirmed else "not confirmed yet"
     say.print(f"  canceled in {time.monotonic() - began:.1f} s, its end is {proof}")
     return status
 
 
-def report(client: Client, first: dict[str, Any], second: dict[str, Any]) -> bool:
+def report(client: Client, first: RunView, second: RunView) -> bool:
     """Print what came of it; returns whether all is as it should be."""
-    numbers = first["progress"]["metrics"] if first.get("progress") else {}
-    usage = first["usage"]
-    say.print(f"  run {first['serial']}: [bold]{first['state']}[/] after {usage['wall_s']:.1f} s", end="")
-    say.print(f", {usage['cpu_s']:.1f} core-seconds")
-    say.print("    " + "   ".join(f"{name} {value:g}" for name, value in numbers.items() if value is not None))
-    for stage in first["timeline"]:
-        say.print(f"    {stage['at']}  {stage['name']:10} {stage['text']}")
-    say.print(f"  run {second['serial']}: [bold]{second['state']}[/] by {second['cause']['actor']}", end=": ")
-    say.print(second["cause"]["text"])
-    for file in client.files("alice", "melt")["files"]:
-        say.print(f"    {file['path']:20} {file['bytes']:>12,} bytes")
-    return first["state"] == "completed" and second["state"] == "canceled" and second["end_confirmed"]
+    numbers = (first.progress or NOTHING).metrics
+    say.print(f"  run {first.serial}: [bold]{first.state}[/]", end="")
+    if first.usage:
+        say.print(f" after {first.usage.wall_s:.1f} s, {first.usage.cpu_s:.1f} core-seconds", end="")
+    say.print("\n    " + "   ".join(f"{name} {value:g}" for name, value in numbers.items() if value is not None))
+    for stage in first.timeline:
+        say.print(f"    {stage.at}  {stage.name:10} {stage.text}")
+    if second.cause:
+        say.print(f"  run {second.serial}: [bold]{second.state}[/] by {second.cause.actor}: {second.cause.text}")
+    for file in client.files("alice", "melt").files:
+        say.print(f"    {file.path:20} {file.bytes:>12,} bytes")
+    return first.state == "completed" and second.state == "canceled" and bool(second.end_confirmed)
 
 
 def clean_up(daemon: Daemon) -> bool:

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 refused or unreachable, 2 wrong usage, 3 the run failed, 4 the run was canceled.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -15,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.tree import Tree
 
-from jobd.client import Client, ProblemError, UnreachableError
+from jobd.client import Client, JobdClientError, Resources
+from schemas.codec import dumps, to_data
+from schemas.views import RunView
 
 EXIT_CODES = {"completed": 0, "failed": 3, "canceled": 4}
 
@@ -47,7 +48,7 @@ def command(function: Callable[..., int | None]) -> click.Command:
     def run(context: click.Context, /, **options: Any) -> None:
         try:
             code = function(context.obj, **options)
-        except (ProblemError, UnreachableError) as error:
+        except JobdClientError as error:
             errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/] {error}", markup=True)
             code = 1
         except BrokenPipeError:
@@ -86,7 +87,7 @@ def run(client: Client, user: str, job: str, inputs: tuple[str, ...], **options:
         if not separator:
             raise click.BadParameter("must be NAME=PATH", param_hint="--input")
         try:
-            files[name] = {"text": Path(path).read_text()}
+            files[name] = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise click.BadParameter(str(error), param_hint="--input") from None
     status = client.run(
@@ -95,14 +96,14 @@ def run(client: Client, user: str, job: str, inputs: tuple[str, ...], **options:
         code=options["code"],
         mode=options["mode"],
         inputs=files,
-        resources={"cores": options["cores"]} if options["cores"] else {},
+        resources=Resources(cores=options["cores"]),
         force=options["force"],
         supersede=options["supersede"],
     )
     if options["follow"]:
         status = follow(client, user, job, status)
     show(status, options["as_json"])
-    return EXIT_CODES.get(status["state"], 0)
+    return EXIT_CODES.get(status.state, 0)
 
 
 @command
@@ -137,21 +138,21 @@ def log(client: Client, user: str, job: str, follow: bool) -> None:
 @AS_JSON
 def tree(client: Client, as_json: bool) -> None:
     """Print the live cancel-scope tree, with what each node awaits."""
-    nodes = client.tree()
+    view = client.tree()
     if as_json:
-        click.echo(json.dumps(nodes))
+        click.echo(dumps(to_data(view)))
         return
     branches: list[Tree] = []
-    for node in nodes:
-        doing = f"  [dim]{node['doing']}[/]" if node["doing"] else ""
-        cause = f"  [red]{node['cause']}[/]" if node["cause"] else ""
-        label = f"{node['kind']} [bold]{node['name']}[/]{doing}{cause}"
-        del branches[node["depth"] :]
+    for node in view.tree:
+        doing = f"  [dim]{node.doing}[/]" if node.doing else ""
+        cause = f"  [red]{node.cause}[/]" if node.cause else ""
+        label = f"{node.kind} [bold]{node.name}[/]{doing}{cause}"
+        del branches[node.depth :]
         branches.append(branches[-1].add(label) if branches else Tree(label))
     out.print(branches[0])
 
 
-def follow(client: Client, user: str, job: str, status: dict[str, Any]) -> dict[str, Any]:
+def follow(client: Client, user: str, job: str, status: RunView) -> RunView:
     """Show live progress until the run has ended; returns its last status."""
     bar = Progress(
         TextColumn("{task.fields[state]}"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
@@ -160,40 +161,39 @@ def follow(client: Client, user: str, job: str, status: dict[str, Any]) -> dict[
     with bar:
         task = bar.add_task("", total=1.0, state="pending")
         events = client.events(user, job)
-        while not (status["state"] in EXIT_CODES and status["end_confirmed"]):
-            event = next(events)
-            if event.name == "status" and event.data.get("serial") == status["serial"]:
-                status = event.data
-            said = status.get("progress") or {}
-            words = said.get("text") or (status.get("situation") or {}).get("text") or ""
-            bar.update(task, completed=said.get("fraction") or 0.0, description=words, state=status["state"])
+        while not (status.state in EXIT_CODES and status.end_confirmed):
+            now = next(events).status
+            if now is not None and now.serial == status.serial:
+                status = now
+            fraction = status.progress.fraction if status.progress else None
+            words = status.progress.text if status.progress else status.situation.text if status.situation else ""
+            bar.update(task, completed=fraction or 0.0, description=words, state=status.state)
     return status
 
 
-def show(status: dict[str, Any], as_json: bool) -> None:
+def show(status: RunView, as_json: bool) -> None:
     """Print a status, for people or as JSON."""
     if as_json:
-        click.echo(json.dumps(status))
+        click.echo(dumps(to_data(status)))
         return
-    out.print(f"[bold]{status['user']}/{status['job']}[/]  {status['state']}", end="")
-    out.print(f"  run {status['serial']}  {status['code']} {status['mode']}" if status.get("serial") else "")
+    out.print(f"[bold]{status.user}/{status.job}[/]  {status.state}", end="")
+    out.print(f"  run {status.serial}  {status.code} {status.mode}" if status.serial else "")
+    known = status.known
     rows = {
-        "waits": (status.get("situation") or {}).get("text"),
-        "progress": (status.get("progress") or {}).get("text"),
-        "cause": (status.get("cause") or {}).get("text"),
-        "end": "not confirmed yet" if status.get("end_confirmed") is False else None,
-        "known": f"unknown for {status['known']['age_s']:g} s"
-        if (status.get("known") or {}).get("state") == "unknown"
-        else None,
+        "waits": status.situation and status.situation.text,
+        "progress": status.progress and status.progress.text,
+        "cause": status.cause and status.cause.text,
+        "end": "not confirmed yet" if status.end_confirmed is False else None,
+        "known": f"unknown for {known.age_s:g} s" if known and known.state == "unknown" else None,
     }
     for name, words in rows.items():
         if words:
             out.print(f"  {name:9} {words}", markup=False)
-    for stage in status.get("timeline", ()):
-        out.print(f"  {stage['at']}  {stage['name']:14} {stage['text']}", markup=False)
-    if status["state"] == "failed" and status.get("log_tail"):
+    for stage in status.timeline:
+        out.print(f"  {stage.at}  {stage.name:14} {stage.text}", markup=False)
+    if status.state == "failed" and status.log_tail:
         out.print("  the end of its log:", markup=False)
-        out.print(status["log_tail"], markup=False)
+        out.print(status.log_tail, markup=False)
 
 
 if __name__ == "__main__":

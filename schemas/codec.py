@@ -1,10 +1,10 @@
 """The wire format: JSON to and from frozen attrs classes, strictly, with the field named in every refusal.
 
 Used for the link, the bulk headers, REST bodies, the store and the configuration. Strict means: the size is checked
-before parsing, unknown keys, wrong types, NaN, lone surrogates and deep nesting are refused, nothing is coerced
-(an int where a float is due excepted; only a `Growing` class lets unknown keys pass). A union of several attrs classes is told apart by the key `is`, the class
-name; one map per union makes that the only way to name a class. A field that equals its plain default is not sent, so a
-newer version may add fields with defaults without disturbing an older peer.
+before parsing, unknown keys (but of a `Growing` class), wrong types, NaN, lone surrogates and deep nesting are refused,
+nothing is coerced (an int where a float is due excepted). A union of several attrs classes is told apart by the key
+`is`, the class name; one map per union makes that the only way to name a class. A field that equals its plain default
+is not sent, so a newer version may add fields with defaults without disturbing an older peer.
 
 Field types understood: str, int, float, bool, None, Literal, X | None, tuple[X, ...], dict[str, X], Json, attrs
 classes and unions of them. Bounds are attrs validators from this module.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 from plainclient import Client, UnreachableError
 
 HERE = Path(__file__).parent

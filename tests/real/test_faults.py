@@ -8,9 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from realdaemon import OVER, Daemon, processes_that_name, wait_until
-
 from plainclient import ProblemError
+from realdaemon import OVER, Daemon, processes_that_name, wait_until
 
 FOREVER = "echo begun; while :; do sleep 0.05; done"
 
