@@ -25,7 +25,7 @@ from jobd.supervisor import locked, running
 from jobd.web.app import control_app
 from jobd.web.connection import Limits
 from jobd.web.doors import Door
-from jobd.web.front import front
+from jobd.web.front import front, hot_paths
 from jobd.web.routes import ROUTES
 from jobd.web.server import serve_http
 from jobd.world import RealWorld
@@ -120,7 +120,7 @@ async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListene
         connections_max=http.connections_max,
     )
     app = front(core, door, ROUTES, control_app(core, door, ROUTES))
-    await serve_http(app, listeners, limits)
+    await serve_http(app, listeners, limits, is_hot=hot_paths(ROUTES))
 
 
 async def _admin_listener(path: Path) -> trio.SocketListener:

@@ -101,15 +101,16 @@ def run_of(core: Core, request: Request, job: Job, serial: int | None) -> Run:
     return request.need(Stored(core, job, serial or job.run.record.serial))
 
 
-def status(core: Core, user: str, name: str, seen: int | None, wait_s: float) -> Plan[tuple[int, RunView]]:
-    """GET job: its revision and view; with `seen`, at the next change, or after wait_s."""
+def status(core: Core, user: str, name: str, seen: int | None, wait_s: float) -> Plan[tuple[int, RunView | None]]:
+    """GET job: its revision, and its view unless that is the one `seen`; with wait_s, at the next change or then."""
     until = trio.current_time() + min(wait_s, core.config.requests.long_poll_s_max)
 
-    def plan(request: Request) -> Act[tuple[int, RunView]]:
+    def plan(request: Request) -> Act[tuple[int, RunView | None]]:
         job = request.need(Loaded(core.jobs, user, name))
         if seen is not None and wait_s > 0:
             request.need(Newer(job, seen, until))
-        return partial(gated, core, job.sequence, (job.revision, view_job(job, core.fleet, core.world)))
+        view = None if job.revision == seen else view_job(job, core.fleet, core.world)
+        return partial(gated, core, job.sequence, (job.revision, view))
 
     return plan
 

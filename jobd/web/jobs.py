@@ -24,7 +24,7 @@ async def status(core: Core, call: Call) -> Reply:
     deadline_s = core.config.requests.deadline_s + wait_s
     revision, view = await core.ask(plan, call.user, call.job, "status", deadline_s)
     headers = {"etag": f'"{revision}"', "cache-control": "no-cache"}
-    return Reply(None, 304, headers) if revision == seen else Reply(view, 200, headers)
+    return Reply(view, 200, headers) if view else Reply(None, 304, headers)
 
 
 async def cancel(core: Core, call: Call) -> Reply:

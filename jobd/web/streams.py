@@ -84,6 +84,7 @@ async def _follow(core: Core, call: Call, path: str | None, sink: AsgiSink) -> N
         # Asked before the read: what a run that has ended wrote is complete.
         now = plans.status(core, call.user, call.job, None, 0.0)
         _, view = await core.ask(now, call.user, call.job, "status", core.config.requests.deadline_s)
+        assert view is not None, "we have seen none yet"
         over = bool(view.end_confirmed) or (call.serial is not None and call.serial != view.serial)
         before = tail.sent
         await _read(core, call, path, (offset + tail.sent, None, 0.0 if over else follow_s), tail)
