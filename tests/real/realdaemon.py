@@ -69,6 +69,7 @@ class Daemon:
             lines.append(f"[{name}]")
             lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
         (home / "jobd.toml").write_text("\n".join(lines) + "\n")
+        self.command: list[str | Path] = [BIN / "jobd", "--config"]
         self.process: subprocess.Popen[bytes] | None = None
 
     # --- its life
@@ -76,7 +77,7 @@ class Daemon:
     def launch(self) -> "subprocess.Popen[bytes]":
         """Start a process on this configuration, and wait for nothing."""
         with self.log_path.open("ab") as log:
-            return subprocess.Popen([BIN / "jobd", "--config", self.home / "jobd.toml"], stdout=log, stderr=log)
+            return subprocess.Popen([*self.command, self.home / "jobd.toml"], stdout=log, stderr=log)
 
     def start(self) -> "Daemon":
         """Start it, and wait until it serves."""
