@@ -1,14 +1,11 @@
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
-from sites import SITES, LocalSite, Site, zombies
+from sites import SITES, Site, clear
 
 
 @pytest.fixture
@@ -26,19 +23,3 @@ async def site(request: pytest.FixtureRequest, state: Path, nursery: trio.Nurser
     site = SITES[request.param](state, nursery)
     yield site
     await clear(site)
-
-
-async def clear(site: Site) -> None:
-    """End every agent of the site, without its backend's help."""
-    for each in site.agents():
-        with suppress(ProcessLookupError, KeyError):
-            await site.kill(each)
-    if isinstance(site, LocalSite):
-        with trio.move_on_after(5):
-            while site.processes():  # noqa: ASYNC110 - helpers end by themselves once their agent is gone
-                await trio.sleep(0.01)
-        for pid in site.processes():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    for zombie in zombies():  # of backends that this test has forgotten, as a restart of jobd does
-        os.waitpid(zombie, 0)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,7 @@ from schemas.records import AgentRecord, Instant, UserRecord
 
 ZIPAPP = Path(__file__).parents[2] / "build" / "jobd-agent.pyz"
 STOP_S = 0.5
+DEADLINE_S = 20.0  # of any step; far above what is needed, also on a busy machine
 LONELY_S = 20.0  # a test that was killed leaves no agent for longer
 FAULTS = ("no program", "ends at once", "ends without a word", "no directory")
 BROKEN = "broken on purpose"  # what an agent that ends at once has said before
@@ -195,8 +196,8 @@ class LocalSite:
         return self._gateway.doors(Agent(UserRecord(spec.user, "alice", "default", spec.user_number), record, now))
 
     async def kill(self, handle: str) -> None:
-        os.kill(pid := int(handle.split(".")[0]), signal.SIGKILL)
-        while str(pid) in self.agents():  # noqa: ASYNC110 - it may be nobody's child here
+        os.kill(pid := int(handle.split(".", maxsplit=1)[0]), signal.SIGKILL)
+        while str(pid) in self.agents():
             await trio.sleep(0.01)
 
     def agents(self) -> list[str]:
@@ -242,6 +243,46 @@ def zombies() -> list[int]:
             if entry.name.isdigit() and stat(entry.name)[:2] == ["Z", str(os.getpid())]:
                 found.append(int(entry.name))
     return found
+
+
+# --- for the tests of all sites -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def ready(site: Site, backend: Backend, user_number: int = 0) -> AsyncIterator[AgentSpec]:
+    """A new agent that can be started, and can call home."""
+    spec = site.spec(user_number)
+    with trio.fail_after(3 * DEADLINE_S):
+        await backend.prepare(spec)
+        async with site.doors(spec):
+            yield spec
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    with trio.fail_after(DEADLINE_S):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def clear(site: Site) -> None:
+    """End every agent of the site, without its backend's help."""
+    for each in site.agents():
+        with contextlib.suppress(ProcessLookupError, KeyError):
+            await site.kill(each)
+    if isinstance(site, LocalSite):
+        with trio.move_on_after(5):
+            while site.processes():
+                await trio.sleep(0.01)
+        for pid in site.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    reap()
+
+
+def reap() -> None:
+    """Bury what belonged to backends that the test has dropped, as init does after the end of a jobd."""
+    for zombie in zombies():
+        os.waitpid(zombie, 0)
 
 
 SITES = {"fake": FakeSite, "local": LocalSite}

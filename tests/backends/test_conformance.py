@@ -1,39 +1,18 @@
 """What every backend promises (backends/base.py), told to each of them: one suite, one parameter for each place."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
 import attrs
 import pytest
 import trio
-from sites import FAULTS, SITES, STOP_S, Site
+from sites import DEADLINE_S, FAULTS, SITES, STOP_S, Site, eventually, ready
 
 from backends.base import AgentSpec, Backend, BackendError
 from schemas import codec
 from schemas.records import AgentRecord
 
-DEADLINE_S = 20.0  # of any step; far above what is needed, also on a busy machine
-
-
-@asynccontextmanager
-async def ready(site: Site, backend: Backend, user_number: int = 0) -> AsyncIterator[AgentSpec]:
-    """A new agent that can be started, and can call home."""
-    spec = site.spec(user_number)
-    with trio.fail_after(3 * DEADLINE_S):
-        await backend.prepare(spec)
-        async with site.doors(spec):
-            yield spec
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    with trio.fail_after(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - nothing tells of native things
-            await trio.sleep(0.01)
-
 
 async def until_gone(backend: Backend, handle: str) -> None:
     with trio.fail_after(DEADLINE_S):
-        while await backend.alive(handle):  # noqa: ASYNC110
+        while await backend.alive(handle):
             await trio.sleep(0.01)
 
 
@@ -99,8 +78,8 @@ async def test_a_start_that_was_cut_off_and_is_repeated_gives_one_agent(site: Si
         if (found := await backend.adopt(spec)) is not None:
             assert await backend.alive(found)
         handle = await backend.start(spec)
-        assert await backend.adopt(spec) == handle
         await site.home.heard(spec)
+        assert await backend.adopt(spec) == handle
         assert len(site.agents()) == 1
 
 
@@ -217,7 +196,18 @@ async def test_what_never_was_is_not_alive_and_can_be_stopped(site: Site) -> Non
         await site.backend().stop(site.never_started)
 
 
-FOREIGN = [*(kind.never_started for kind in SITES.values()), "", "0", "-1", "1", "7f3a9c", "a.b.c", "1.2.3.4", "\0", "9" * 5000]
+FOREIGN = [
+    *(kind.never_started for kind in SITES.values()),
+    "",
+    "0",
+    "-1",
+    "1",
+    "7f3a9c",
+    "a.b.c",
+    "1.2.3.4",
+    "\0",
+    "9" * 5000,
+]
 
 
 @pytest.mark.parametrize("handle", FOREIGN, ids=lambda handle: repr(handle[:12]))
