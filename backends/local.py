@@ -131,7 +131,7 @@ class LocalBackend:
         handle = _handle(process.pid)
         if handle is None:
             process.wait()  # a zombie has no handle, so nobody would ask for it again
-            raise BackendError("the agent's process ended at once")
+            raise BackendError("it ended before it called home")
         self._children[process.pid] = process
         return handle
 
