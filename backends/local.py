@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,7 @@ T = TypeVar("T")
 LOG_TAIL_BYTES = 2000
 LOG_BYTES_MAX = 1 << 20
 STOP_STEP_S = 0.02
+FINDABLE_STEPS_MAX = 50
 _HANDLE = re.compile(r"([1-9][0-9]{0,9})\.[0-9]{1,20}\.[0-9a-f-]{36}")
 
 
@@ -128,7 +130,7 @@ class LocalBackend:
                 group=None if own else owner,
                 extra_groups=None if own else (),
             )
-        handle = _handle(process.pid)
+        handle = _findable(process.pid, spec.directory)
         if handle is None:
             process.wait()  # a zombie has no handle, so nobody would ask for it again
             raise BackendError("it ended before it called home")
@@ -184,6 +186,16 @@ def _find(directory: Path) -> str | None:
             except OSError:
                 continue  # gone, or another user's
     return None
+
+
+def _findable(pid: int, directory: Path) -> str | None:
+    """The handle of a process that was just made, once _find finds it: exec shows its command line a moment later, and
+    a start that is repeated in that moment would make a second one. None when it has ended."""
+    for _ in range(FINDABLE_STEPS_MAX):
+        if _handle(pid) is None or _find(directory) is not None:
+            break
+        time.sleep(STOP_STEP_S)
+    return _handle(pid)
 
 
 def _is_agent(process: Path, directory: Path) -> bool:
