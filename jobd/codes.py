@@ -103,6 +103,8 @@ class Code:
 
 def load_codes(directory: Path, prefix: str) -> dict[str, Code]:
     """Every *.toml of the directory, by name; raises CodecError that names file and field."""
+    if not directory.is_dir():
+        raise codec.CodecError("codes", f"{directory} is not a directory")
     codes: dict[str, Code] = {}
     for path in sorted(directory.glob("*.toml")):
         code = _load(path, prefix)
