@@ -18,6 +18,7 @@ from schemas.link import (
     Analyse,
     Answer,
     Beat,
+    Compute,
     Drop,
     End,
     Ended,
@@ -27,6 +28,8 @@ from schemas.link import (
     Hello,
     Order,
     Progress,
+    Remove,
+    Removed,
     Start,
     Started,
     Stop,
@@ -134,7 +137,21 @@ class FakeAgent:
             self.machine.universe.violate(f"C2: Start was sent for {epoch}, which was claimed before")
         else:
             self.machine.controls[epoch] = Control(order)
+            self.machine.oracle.directories.add(epoch)
             self._tend(epoch, recovered=False)
+
+    async def remove(self, upto: Epoch) -> None:
+        """Delete run directories, and say so; what is refused or fails jobd asks again at the next Welcome."""
+        universe, directories = self.machine.universe, self.machine.oracle.directories
+        if any(each.job == upto.job and each.serial <= upto.serial for each in self.tended):
+            return
+        await self._fsync()
+        if universe.happens(universe.climate.removal_fails):
+            universe.count("fault: removal failed")
+            return
+        gone = {each for each in directories if each.job == upto.job and each.serial <= upto.serial}
+        directories -= gone
+        self.post(Removed(upto))
 
     def stop(self, epoch: Epoch, grace_s: float) -> None:
         """Have a run ended."""
@@ -266,20 +283,25 @@ class Connection:
         elif isinstance(order, Drop):
             if order.op in self._ops:
                 self._ops[order.op].cancel()
-        elif isinstance(order, Analyse):
+        elif isinstance(order, Analyse | Compute):
             self._nursery.start_soon(self._answer, order)
+        elif isinstance(order, Remove):
+            self._agent.nursery.start_soon(self._agent.remove, order.epoch)
         elif isinstance(order, Start | Stop):
             self._agent.obey(order)
         else:
             self._agent.machine.universe.violate(f"jobd sent {order} to an agent that was welcomed")
 
-    async def _answer(self, op: Analyse) -> None:
+    async def _answer(self, op: Analyse | Compute) -> None:
         chance = self._agent.machine.universe.chance
         with trio.CancelScope() as self._ops[op.op]:
             await trio.sleep(self._agent.machine.universe.up_to(chance.choice([0.0, 0.1, 1.0, 60.0]), 1))
-            known = op.epoch in self._agent.machine.controls
-            result = [op.epoch.job, op.epoch.serial, op.arguments]
-            self.queue(Answer(op.op, result) if known else Answer(op.op, error="no_frame", text="there is none"))
+            if isinstance(op, Compute):
+                self.queue(Answer(op.op, [self._agent.spec.user, op.arguments]))
+            elif op.epoch in self._agent.machine.oracle.directories:
+                self.queue(Answer(op.op, [op.epoch.job, op.epoch.serial, op.arguments]))
+            else:
+                self.queue(Answer(op.op, error="no_frame", text="there is none"))
         del self._ops[op.op]
 
     async def _receive(self) -> Order:

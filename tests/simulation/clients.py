@@ -11,7 +11,8 @@ from jobd import plans
 from jobd.delivery import Collected
 from jobd.errors import JobdError
 from jobd.web import events
-from schemas.api import AnalysisRequest, CancelRequest, Input, Resources, RunRequest, RunView, TimeLimits
+from schemas.api import AnalysisRequest, CancelRequest, Input, Resources, RunRequest, TimeLimits
+from schemas.views import RunView
 
 from .daemon import Daemon, Unanswered
 from .oracle import Oracle

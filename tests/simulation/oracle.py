@@ -11,20 +11,21 @@ import trio
 from attrs import define, field
 
 from jobd.config import Config
-from schemas.api import RunView
-from schemas.link import Ack, Epoch, Order, Start, Stop, Welcome
+from schemas.link import Ack, Epoch, Order, Remove, Start, Stop, Welcome
 from schemas.records import (
     AgentRecord,
     Ended,
     Ending,
     JobRecord,
     Pending,
+    RemovalRecord,
     Running,
     RunRecord,
     Stage,
     Starting,
     UserRecord,
 )
+from schemas.views import RunView
 
 from .universe import Universe
 
@@ -73,6 +74,9 @@ class Oracle:
     seen: dict[tuple[str, str], dict[int, Seen]] = field(factory=dict)
     cancels: set[tuple[str, str]] = field(factory=set)  # jobs that someone ever wanted canceled or superseded
     lost: set[Epoch] = field(factory=set)  # executions that a fault ended
+    purged: dict[str, int] = field(factory=dict)  # by job id: runs up to this serial were forgotten
+    removals: dict[str, int] = field(factory=dict)  # the same, while the agent's word is missing
+    directories: set[Epoch] = field(factory=set)  # the run directories that there are
     up_at: float = 0.0  # the newest start of jobd
 
     # --- commits ----------------------------------------------------------------------------------------------------
@@ -88,6 +92,24 @@ class Oracle:
             self.users[record.id] = record.name
         elif isinstance(record, AgentRecord):
             self.facts[record.id] = record.fact
+        elif isinstance(record, RemovalRecord):
+            self.removals[record.job] = record.serial
+
+    def purged_runs(self, job: str, serial: int) -> None:
+        """The job's runs up to this serial are forgotten on disk."""
+        if serial <= self.purged.get(job, 0):
+            return  # a batch that came again
+        self.purged[job] = serial
+        for epoch, run in self.runs.items():
+            if epoch.job == job and epoch.serial <= serial:
+                self._check(isinstance(run.state, Ended), epoch, lambda: "C1: purged before it was over")
+
+    def deleted(self, kind: type, identity: str) -> None:
+        """A record is forgotten on disk."""
+        if kind is RemovalRecord:
+            serial = self.removals.pop(identity, 0)
+            left = [each for each in self.directories if each.job == identity and each.serial <= serial]
+            self.universe.check(not left, lambda: f"C11: a removal was forgotten, and {left} are there")
 
     def _committed_run(self, record: RunRecord) -> None:
         epoch = Epoch(record.job, record.serial)
@@ -210,6 +232,9 @@ class Oracle:
             )
         elif isinstance(order, Stop):
             self._check_stop(order.epoch)
+        elif isinstance(order, Remove):
+            known = self.purged.get(order.epoch.job, 0)
+            self._check(order.epoch.serial <= known, order.epoch, lambda: f"C1: to be removed, purged up to {known}")
         elif isinstance(order, Welcome):
             for epoch in order.stop:
                 self._check_stop(epoch)

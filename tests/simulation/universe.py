@@ -43,6 +43,7 @@ class Climate:
     journal_s: float = 0.0  # the agents' disk
     lies: float = 0.0
     duplicates: float = 0.0
+    removal_fails: float = 0.0
     stubborn: float = 0.0  # runs that ignore SIGTERM
     tick_s: float = 0.0  # every time is a multiple of this, so that much happens at the same moment
     pause_s: float = 20.0  # between two deeds of a client, on average
@@ -65,6 +66,7 @@ def climate(chance: random.Random) -> Climate:
         journal_s=now_and_then(0.7, chance.choice([0.01, 1.0])),
         lies=now_and_then(0.3, 0.3),
         duplicates=now_and_then(0.4, 0.5),
+        removal_fails=now_and_then(0.3, 0.5),
         stubborn=chance.choice([0.0, 0.3, 1.0]),
         tick_s=chance.choice([0.0, 0.25, 1.0]),
         pause_s=chance.choice([3.0, 10.0, 25.0]),
