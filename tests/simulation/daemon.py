@@ -39,7 +39,7 @@ CODES = {
             "sequential": CodeMode(("sim", "{cores}"), limits=LIMITS),
             "parallel": CodeMode(("sim", "{cores}"), cores_max=3, cores=2, limits=LIMITS),
         },
-        analysis=Analysis(("worker",), methods=("frame",)),
+        analysis=Analysis(("worker",), methods=("frame",), compute=("square",)),
     )
 }
 
@@ -53,13 +53,17 @@ def configuration(universe: Universe) -> Config:
     return Config(
         state="/simulated",
         codes="/simulated/codes",
-        tiers={"default": Tier(sequential=2, parallel=1, pending_max=6)},
+        tiers={
+            "default": Tier(sequential=2, parallel=1, pending_max=6, library_files=3),
+            "small": Tier(sequential=1, parallel=0, pending_max=2, library_files=2),
+            "large": Tier(sequential=3, parallel=2, pending_max=9, library_files=4),
+        },
         host=Host(cores=4, memory_bytes=4 * MEMORY_BYTES),
         agents=Agents(
             start_s=20.0, call_home_s=20.0, backoff_s_max=8.0, heartbeat_s=10.0, silence_s=25.0, away_s=30.0,
             idle_s=60.0, poll_s=4.0, lonely_s=200.0, ops_max=4,
         ),
-        requests=Requests(jobs_cached_max=universe.chance.choice([2, 5, 100])),
+        requests=Requests(jobs_cached_max=universe.chance.choice([2, 5, 100]), tokens_per_user_max=4),
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from schemas import codec
 from schemas.link import MESSAGE_BYTES_MAX, Ended, Epoch, Order, Start, Started
 
 from .life import Life
-from .oracle import Execution, Oracle
+from .oracle import Oracle
+from .truth import Execution
 from .universe import Universe
 from .wire import End, Wire
 

@@ -8,14 +8,24 @@ import trio
 import trio.testing
 
 from backends.fake import Place
+from jobd import plans
+from jobd.core import Core
+from jobd.dispatch import Plan
+from jobd.errors import JobdError
+from schemas.api import SessionRequest
+from schemas.views import SessionView
 
 from . import agent
+from .answers import Answers
+from .belongings import Belongings
 from .clients import Client
-from .daemon import Daemon, configuration
+from .daemon import Daemon, Unanswered, configuration
 from .disk import Platter
 from .faults import Faults
 from .machine import Machine
+from .operators import Operator
 from .oracle import Oracle
+from .tab import DEADLINE_S, World
 from .universe import Universe, Violation, seeded_scheduler
 
 WORK_S = 200.0  # how long users and faults are busy
@@ -73,33 +83,40 @@ async def _universe(universe: Universe, work_s: float, faults: bool) -> None:
             machine.place = Place(nursery, partial(agent.live, machine))
             daemon = Daemon(universe, oracle.config, platter, machine)
             nursery.start_soon(daemon.run)
-            await _work(universe, Faults(universe, machine, daemon, platter), daemon, oracle, work_s, faults)
+            world = World(universe, oracle, Answers(universe, oracle), Belongings(universe), daemon)
+            await _work(world, Faults(universe, machine, daemon, platter) if faults else None, work_s)
             universe.calm = True
             platter.fails_until = 0.0
             await _until_over(universe, daemon, oracle)
             oracle.check_end()
-            await _until_idle(universe, daemon, machine)
+            world.answers.check_end()
+            await _until_idle(world)
             universe.counts["virtual seconds"] = int(trio.current_time())
             nursery.cancel_scope.cancel()
 
 
-async def _work(
-    universe: Universe, faults: Faults, daemon: Daemon, oracle: Oracle, work_s: float, with_faults: bool
-) -> None:
-    chance = universe.chance
+async def _work(world: World, faults: Faults | None, work_s: float) -> None:
+    chance = world.universe.chance
     async with trio.open_nursery() as nursery:
         for number in range(chance.randint(1, 4)):
             jobs = tuple(f"job{each}" for each in range(chance.randint(1, 4)))
-            nursery.start_soon(Client(universe, oracle, daemon, f"user{number}", jobs).live, work_s)
-        if with_faults:
-            nursery.start_soon(faults.run, work_s)
+            nursery.start_soon(Client(world, f"user{number}", jobs).live, work_s)
+        if faults is None:
+            world.universe.calm = True
         else:
-            universe.calm = True
+            nursery.start_soon(faults.run, work_s)
+            if chance.random() < 0.4:
+                nursery.start_soon(Operator(world).live, work_s)
 
 
 async def _until_over(universe: Universe, daemon: Daemon, oracle: Oracle) -> None:
     with trio.move_on_after(CALM_S_MAX):
-        while oracle.open or daemon.core is None or daemon.core.store.committed < daemon.core.store.sequence:
+        while (
+            oracle.open
+            or oracle.running
+            or daemon.core is None
+            or daemon.core.store.committed < daemon.core.store.sequence
+        ):
             await trio.sleep(5.0)
         return
     runs = "; ".join(f"{oracle.jobs[run.job]} {run.serial} {run.state}" for run in oracle.open)
@@ -111,12 +128,27 @@ async def _until_over(universe: Universe, daemon: Daemon, oracle: Oracle) -> Non
     universe.violate(f"C3: not over {CALM_S_MAX:g} s after the last fault: {runs}\n" + "\n".join(tree))
 
 
-async def _until_idle(universe: Universe, daemon: Daemon, machine: Machine) -> None:
+async def _until_idle(world: World) -> None:
+    """Everybody comes back once, so that an agent whose runs an operator had to forget is heard again."""
     left: list[str] = []
     with trio.move_on_after(IDLE_S):
-        while left := _left(daemon, machine):
+        for user in world.oracle.users.values():
+            await _come_back(world, user)
+        while left := _left(world.daemon, world.daemon.machine):
             await trio.sleep(5.0)
-    universe.check(not left, lambda: f"C11: left {IDLE_S:g} s after the end: {left}")
+    world.universe.check(not left, lambda: f"C11: left {IDLE_S:g} s after the end: {left}")
+
+
+async def _come_back(world: World, user: str) -> None:
+    def plan(core: Core) -> Plan[SessionView]:
+        return plans.session(core, user, SessionRequest())
+
+    while True:
+        try:
+            await world.daemon.ask(plan, user, "", "session", DEADLINE_S)
+            return
+        except (Unanswered, JobdError):  # a restart that was ordered in the last moment of the faults
+            await trio.sleep(5.0)
 
 
 def _left(daemon: Daemon, machine: Machine) -> list[str]:

@@ -12,6 +12,8 @@ from trio._core import _run as trio_run
 
 from schemas.records import Instant
 
+BOOT_S = 1000.0  # the machine's boot clock when a universe begins
+
 
 @contextmanager
 def seeded_scheduler(seed: int) -> Generator[None, None, None]:
@@ -85,6 +87,7 @@ class Universe:
     calm: bool = False  # nothing goes wrong any more
     violation: str = ""
     wall_offset_s: float = 0.0
+    _wall_s_max: float = 0.0
     boots: int = 1
     counts: Counter[str] = field(factory=Counter)
     root: trio.CancelScope = field(factory=trio.CancelScope)
@@ -102,7 +105,17 @@ class Universe:
     def now(self) -> Instant:
         """This moment, by clocks that may jump."""
         time = trio.current_time()
-        return Instant(1.7e9 + time + self.wall_offset_s, 1000.0 + time, self.boot)
+        return Instant(1.7e9 + time + self.wall_offset_s, BOOT_S + time, self.boot)
+
+    @property
+    def wall_s_max(self) -> float:
+        """The latest wall time that any clock ever told."""
+        return max(self._wall_s_max, self.now().wall_s)
+
+    def set_clock(self, by_s: float) -> None:
+        """The wall clock jumps."""
+        self._wall_s_max = self.wall_s_max
+        self.wall_offset_s += by_s
 
     def trace(self, text: str) -> None:
         """Note what happened; the hash of all notes is the seed's trace."""
