@@ -129,11 +129,11 @@ async def _until_over(universe: Universe, daemon: Daemon, oracle: Oracle) -> Non
 
 
 async def _until_idle(world: World) -> None:
-    """Everybody comes back once, so that an agent whose runs an operator had to forget is heard again."""
+    """A user whose agent an operator had to forget comes back, so that the agent's own journal is heard again."""
     left: list[str] = []
     with trio.move_on_after(IDLE_S):
-        for user in world.oracle.users.values():
-            await _come_back(world, user)
+        for user in sorted(world.oracle.forgets):
+            await _come_back(world, world.oracle.users[user])
         while left := _left(world.daemon, world.daemon.machine):
             await trio.sleep(5.0)
     world.universe.check(not left, lambda: f"C11: left {IDLE_S:g} s after the end: {left}")
@@ -159,6 +159,7 @@ def _left(daemon: Daemon, machine: Machine) -> list[str]:
     for each in core.fleet.agents.values():
         if each.record.awake or each.ops or each.waiting or each.link:
             left.append(f"agent {each.record}, {each.ops}, {each.waiting}, {each.link}, {each.stage}")
+    left += [f"removal {job} {serial}" for job, serial in machine.oracle.removals.items()]
     left += [f"process {process.spec}" for process in machine.place.processes.values()]
     left += [f"open run {run.key} {run.record.state}" for run in core.jobs.open_runs()]
     left += [f"fact {fact}" for journal in machine.journals.values() for fact in journal.facts]
