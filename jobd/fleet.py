@@ -54,9 +54,10 @@ class Fleet:
         for record in records:
             self._know(Agent(users[record.user], record, self._world.now()))
 
-    async def run(self) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tend every agent that is wanted, and those that were awake before a restart."""
         async with trio.open_nursery() as self._nursery:
+            task_status.started()
             for agent in list(self.agents.values()):
                 if agent.record.awake or self._has_work(agent):
                     self._tend(agent)
