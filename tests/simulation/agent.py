@@ -39,6 +39,8 @@ async def live(machine: Machine, spec: AgentSpec) -> None:
     universe = machine.universe
     universe.trace(f"agent {spec.agent} generation {spec.generation} begins")
     await trio.sleep(universe.up_to(universe.climate.deed_s))
+    if machine.ails(spec) == "stillborn":
+        return
     agent = FakeAgent(machine, spec, machine.journals.setdefault(spec.agent, Journal()))
     await agent.live()
     universe.trace(f"agent {spec.agent} generation {spec.generation} leaves")
@@ -73,7 +75,7 @@ class FakeAgent:
         while True:
             try:
                 # The real one reads its token at each dialling.
-                wire = await self.machine.dial(self.spec.agent, self.machine.place.setups[self.spec.agent].token)
+                wire = await self.machine.dial(self.spec, self.machine.place.setups[self.spec.agent].token)
             except LinkClosed:
                 pause_s = min(REDIAL_S_MAX, 2 * pause_s)
             except Refused:

@@ -18,6 +18,7 @@ from jobd.facts import serve_link
 from jobd.supervisor import running
 
 from .disk import FakeDisk, Platter
+from .fairness import FairPool
 from .life import Life, SimWorld
 from .machine import Machine, MemoryGateway
 from .universe import Universe
@@ -58,7 +59,8 @@ def configuration(universe: Universe) -> Config:
             "small": Tier(sequential=1, parallel=0, pending_max=2, library_files=2),
             "large": Tier(sequential=3, parallel=2, pending_max=9, library_files=4),
         },
-        host=Host(cores=4, memory_bytes=4 * MEMORY_BYTES),
+        # A sick user's runs keep their slots while nobody can prove their end: the others have theirs beside these.
+        host=Host(cores=13, memory_bytes=9 * MEMORY_BYTES) if universe.sick else Host(4, 4 * MEMORY_BYTES),
         agents=Agents(
             start_s=20.0, call_home_s=20.0, backoff_s_max=8.0, heartbeat_s=10.0, silence_s=25.0, away_s=30.0,
             idle_s=60.0, poll_s=4.0, lonely_s=200.0, ops_max=4,
@@ -105,6 +107,7 @@ class Daemon:
         backend = FakeBackend(self.machine.place, partial(self._mishap, life))
         disk = FakeDisk(self.platter, self.universe, life)
         core = Core(self.config, CODES, SimWorld(self.universe, life), disk, backend, gateway)
+        core.broker.host = FairPool(self.universe, core.broker.host)
         gateway.serve = partial(serve_link, core)
         return core
 
@@ -154,7 +157,8 @@ class Daemon:
         if self.life is not None:
             self.universe.trace("jobd is killed")
             self.down_s = down_s
-            self.life.kill()
+            life, self.life, self.core = self.life, None, None
+            life.kill()
 
     def stop(self, down_s: float) -> None:
         """SIGTERM."""

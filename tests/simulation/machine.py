@@ -2,10 +2,12 @@
 
 from collections import deque
 from functools import partial
+from math import inf
 
 import trio
 from attrs import define, evolve, field
 
+from backends.base import AgentSpec
 from backends.fake import Place
 from jobd.agent import Agent
 from jobd.facts import serve_link
@@ -82,10 +84,17 @@ class Machine:
     controls: dict[Epoch, Control] = field(factory=dict)
     wires: list[Wire] = field(factory=list)
 
-    async def dial(self, agent: str, token: str) -> End:
+    def ails(self, spec: AgentSpec) -> str:
+        """How this user's agents fail, always; empty for the healthy."""
+        ailment = self.universe.sick.get(self.oracle.users[spec.user], "")
+        if ailment:
+            self.universe.count(f"fault: {ailment} for ever")
+        return ailment
+
+    async def dial(self, spec: AgentSpec, token: str) -> End:
         """Call home; raises LinkClosed or Refused."""
         await trio.sleep(self.universe.up_to(self.universe.climate.latency_s))
-        door = self.doors.get(agent)
+        door = self.doors.get(spec.agent)
         if door is None or door.life.is_dead:
             raise LinkClosed("nobody listens")
         if not door.agent.accepts(token):
@@ -93,6 +102,10 @@ class Machine:
         self.wires = [wire for wire in self.wires if not wire.over]
         wire = Wire(self.universe)
         self.wires.append(wire)
+        if (ailment := self.ails(spec)) == "half-open":
+            wire.half_open(self.universe.chance.choice([(True, True), (True, False), (False, True)]))
+        elif ailment == "stalled":
+            wire.stall(inf)
         door.connect(wire)
         return wire.agent
 

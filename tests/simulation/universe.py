@@ -14,6 +14,9 @@ from schemas.records import Instant
 
 BOOT_S = 1000.0  # the machine's boot clock when a universe begins
 
+SICK = 0.25  # of all universes have a user whose agents never work
+SICKNESSES = ("stillborn", "half-open", "stalled")
+
 
 @contextmanager
 def seeded_scheduler(seed: int) -> Generator[None, None, None]:
@@ -84,7 +87,8 @@ class Universe:
     trace_to: list[str] | None = None
     chance: random.Random = field(init=False)
     climate: Climate = field(init=False)
-    calm: bool = False  # nothing goes wrong any more
+    calm: bool = False  # nothing goes wrong any more, but for the sick:
+    sick: dict[str, str] = field(factory=dict)  # users whose agents never work, by name, and how they fail
     violation: str = ""
     wall_offset_s: float = 0.0
     _wall_s_max: float = 0.0
@@ -96,6 +100,8 @@ class Universe:
     def __attrs_post_init__(self) -> None:
         self.chance = random.Random(f"universe {self.seed}")
         self.climate = climate(self.chance)
+        if self.chance.random() < SICK:
+            self.sick["user0"] = self.chance.choice(SICKNESSES)
 
     @property
     def boot(self) -> str:
