@@ -59,8 +59,8 @@ def configuration(universe: Universe) -> Config:
             "small": Tier(sequential=1, parallel=0, pending_max=2, library_files=2),
             "large": Tier(sequential=3, parallel=2, pending_max=9, library_files=4),
         },
-        # A sick user's runs keep their slots while nobody can prove their end: the others have theirs beside these.
-        host=Host(cores=13, memory_bytes=9 * MEMORY_BYTES) if universe.sick else Host(4, 4 * MEMORY_BYTES),
+        # Runs whose end nobody can prove keep their slots: who falls ill with runs must leave the others theirs.
+        host=Host(13, 9 * MEMORY_BYTES) if universe.sick and universe.sick_from else Host(4, 4 * MEMORY_BYTES),
         agents=Agents(
             start_s=20.0, call_home_s=20.0, backoff_s_max=8.0, heartbeat_s=10.0, silence_s=25.0, away_s=30.0,
             idle_s=60.0, poll_s=4.0, lonely_s=200.0, ops_max=4,

@@ -85,11 +85,19 @@ class Machine:
     wires: list[Wire] = field(factory=list)
 
     def ails(self, spec: AgentSpec) -> str:
-        """How this user's agents fail, always; empty for the healthy."""
+        """How this user's agents fail now, whatever is done; empty for the healthy."""
         ailment = self.universe.sick.get(self.oracle.users[spec.user], "")
-        if ailment:
-            self.universe.count(f"fault: {ailment} for ever")
+        if not ailment or trio.current_time() < self.universe.sick_from:
+            return ""
+        self.universe.count(f"fault: {ailment} for ever")
         return ailment
+
+    async def fall_ill(self) -> None:
+        """What the sick user's agents have when their time comes is gone: they are killed, and come back as they do."""
+        await trio.sleep(self.universe.sick_from)
+        for process in list(self.place.processes.values()):
+            if self.ails(process.spec):
+                self.place.kill(process.handle)
 
     async def dial(self, spec: AgentSpec, token: str) -> End:
         """Call home; raises LinkClosed or Refused."""

@@ -111,5 +111,6 @@ async def _work(world: World, faults: Faults | None, work_s: float) -> None:
             world.universe.sick.clear()
         else:
             nursery.start_soon(faults.run, work_s)
+            nursery.start_soon(world.daemon.machine.fall_ill)
             if chance.random() < 0.4:
                 nursery.start_soon(Operator(world).live, work_s)

@@ -14,7 +14,7 @@ from schemas.records import Instant
 
 BOOT_S = 1000.0  # the machine's boot clock when a universe begins
 
-SICK = 0.25  # of all universes have a user whose agents never work
+SICK = 0.25  # of all universes have a user whose agents never work, or no more from some moment on
 SICKNESSES = ("stillborn", "half-open", "stalled")
 
 
@@ -88,7 +88,8 @@ class Universe:
     chance: random.Random = field(init=False)
     climate: Climate = field(init=False)
     calm: bool = False  # nothing goes wrong any more, but for the sick:
-    sick: dict[str, str] = field(factory=dict)  # users whose agents never work, by name, and how they fail
+    sick: dict[str, str] = field(factory=dict)  # users whose agents work no more, by name, and how they fail
+    sick_from: float = 0.0
     violation: str = ""
     wall_offset_s: float = 0.0
     _wall_s_max: float = 0.0
@@ -102,6 +103,7 @@ class Universe:
         self.climate = climate(self.chance)
         if self.chance.random() < SICK:
             self.sick["user0"] = self.chance.choice(SICKNESSES)
+            self.sick_from = self.chance.choice([0.0, 100.0 * self.chance.random()])
 
     @property
     def boot(self) -> str:
