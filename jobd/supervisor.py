@@ -64,7 +64,7 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
             nursery.start_soon(partial(runs.conduct, core, run, runs.hold(core, run)), name=f"run {run.key}")
 
         core.begin = begin
-        nursery.start_soon(core.fleet.run)
+        await nursery.start(core.fleet.run)
         for run in sorted(open_runs, key=lambda run: isinstance(run.record.state, Pending)):
             begin(run)  # those that have their slots first
         try:

@@ -192,9 +192,11 @@ def listing(core: Core, user: str | None, selection: Selection) -> Plan[JobsView
             chosen = attrs.evolve(selection, user=owner.id if owner else None, limit=selection.limit + 1)
             found = await core.world.hop(core.store.disk.jobs, chosen)
             page = found[: selection.limit]
-            views = tuple(core.jobs.seen(job, run) for job, run in page)
             last = (page[-1][0].name if owner else page[-1][0].id) if len(found) > len(page) else None
-            return JobsView(tuple(view_run(run, core.fleet, core.world) for run in views), last)
+            # As they are now, which may be newer than what was read, and is gated like everything that is said.
+            views = (view_run(core.jobs.seen(job, run), core.fleet, core.world) for job, run in page)
+            shown = tuple(view for view in views if selection.state in (None, view.state))
+            return await gated(core, core.store.sequence, JobsView(shown, last))
 
         return act
 
