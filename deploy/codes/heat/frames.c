@@ -10,8 +10,8 @@
 #include "layout.h"
 #include "recording.h"
 
-enum { WIDTH_MIN = 64, WIDTH_MAX = 2000, WIDTH_PNG = 640, WIDTH_JSON = 256, HEIGHT_MIN = 16, VALUES_MAX = 1 << 20 };
-enum { DIGITS_FLOAT = 7, DIGITS_DOUBLE = 17, LATEST = -1 };
+enum { WIDTH_MIN = 64, WIDTH_MAX = 2000, WIDTH_PNG = 640, WIDTH_JSON = 256, HEIGHT_MIN = 16, VALUES_MAX = 1 << 19 };
+enum { DIGITS_FLOAT = 9, DIGITS_DOUBLE = 17, LATEST = -1 };
 
 static const char *const NAMES[COLUMNS] = COLUMN_NAMES;
 
@@ -117,7 +117,7 @@ static _Noreturn void answer_history(const Recording *recording, long index) {
                     "columns", columns), DIGITS_DOUBLE);
 }
 
-/* Every stride-th point along both axes, so that the columns are at most as many as asked for. */
+/* Every stride-th point along both axes. */
 static json_t *thinned(const Recording *recording, const float *values, long stride) {
     json_t *rows = json_array();
     for (long j = 0; j < recording->ny; j += stride) {
@@ -132,8 +132,8 @@ static json_t *thinned(const Recording *recording, const float *values, long str
 
 static _Noreturn void answer_numbers(const Recording *recording, const float *values, long width, json_t *meta) {
     long stride = (recording->nx + width - 1) / width;
-    if ((recording->nx / stride + 1) * (recording->ny / stride + 1) > VALUES_MAX) {
-        refuse(BAD_ARGUMENT, "The frame has more than %d values at this width; ask for a smaller one.", VALUES_MAX);
+    while ((recording->nx / stride + 1) * (recording->ny / stride + 1) > VALUES_MAX) {
+        stride++;
     }
     json_object_set_new(meta, "size", json_pack("[f, f]", recording->length_x, recording->length_y));
     json_object_set_new(meta, "points", json_pack("[i, i]", (int)recording->nx, (int)recording->ny));

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "input.h"
 #include "output.h"
@@ -57,7 +58,7 @@ static bool run(Output *output, Plate *plate, const Input *input, int threads) {
             next_frame += input->every;
         }
     }
-    return output_close(output) && is_written;
+    return is_written && output_close(output);
 }
 
 int main(int count, char **words) {
@@ -83,7 +84,7 @@ int main(int count, char **words) {
     listen_to(SIGINT);
     if (!output_open(&output, &input, &plate) || !run(&output, &plate, &input, threads)) {
         fprintf(stderr, "heat: heat.h5 cannot be written\n");
-        return CANNOT_WRITE;
+        _exit(CANNOT_WRITE); /* HDF5 crashes when it cleans up a file that it could not write (1.10.8) */
     }
     free(plate.now);
     free(plate.next);

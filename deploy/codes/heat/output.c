@@ -12,7 +12,7 @@
 #include "layout.h"
 
 #define DRAFT LAYOUT_FILE ".new"
-enum { CHUNK_SIDE = 256, CHUNK_ROWS = 64 };
+enum { CHUNK_SIDE_MAX = 256, CHUNK_ROWS = 64 };
 
 static bool put(hid_t file, const char *name, hid_t type, const void *value) {
     hid_t space = H5Screate(H5S_SCALAR);
@@ -54,9 +54,15 @@ static hid_t make_growing(hid_t file, const char *name, hid_t type, int rank, co
     return made;
 }
 
+/* Chunks cover a side without much of a rest: what stands over the edge is written too. */
+static hsize_t chunk_side(hsize_t points) {
+    hsize_t pieces = (points + CHUNK_SIDE_MAX - 1) / CHUNK_SIDE_MAX;
+    return (points + pieces - 1) / pieces;
+}
+
 bool output_open(Output *output, const Input *input, const Plate *plate) {
     hsize_t ny = (hsize_t)plate->ny, nx = (hsize_t)plate->nx;
-    hsize_t frame_chunk[3] = {1, ny < CHUNK_SIDE ? ny : CHUNK_SIDE, nx < CHUNK_SIDE ? nx : CHUNK_SIDE};
+    hsize_t frame_chunk[3] = {1, chunk_side(ny), chunk_side(nx)};
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
     H5Pset_file_locking(access, false, true);
