@@ -47,6 +47,7 @@ static hid_t make_growing(hid_t file, const char *name, hid_t type, int rank, co
     hid_t space = H5Screate_simple(rank, sizes, limits), properties = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_chunk(properties, rank, chunk);
     H5Pset_fletcher32(properties);
+    H5Pset_obj_track_times(properties, false);
     H5Pset_fill_value(properties, H5T_NATIVE_DOUBLE, &nothing);
     hid_t made = H5Dcreate2(file, name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
     H5Pclose(properties);
@@ -63,11 +64,13 @@ static hsize_t chunk_side(hsize_t points) {
 bool output_open(Output *output, const Input *input, const Plate *plate) {
     hsize_t ny = (hsize_t)plate->ny, nx = (hsize_t)plate->nx;
     hsize_t frame_chunk[3] = {1, chunk_side(ny), chunk_side(nx)};
-    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS), properties = H5Pcreate(H5P_FILE_CREATE);
+    H5Pset_obj_track_times(properties, false); /* the same input gives the same bytes */
     H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
     H5Pset_file_locking(access, false, true);
     *output = (Output){.buffer = malloc(nx * ny * sizeof(float))};
-    output->file = H5Fcreate(DRAFT, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    output->file = H5Fcreate(DRAFT, H5F_ACC_TRUNC, properties, access);
+    H5Pclose(properties);
     H5Pclose(access);
     if (!output->buffer || output->file < 0 || !put_attributes(output->file, input, plate)) {
         return false;
