@@ -104,13 +104,19 @@ def test_the_largest_step_that_is_accepted_is_stable(worker: Worker, tmp_path: P
 
 def test_edges_stay_what_they_are_and_where_they_are(worker: Worker, tmp_path: Path) -> None:
     edges = {"left": 1, "right": 2, "bottom": 3, "top": 4}
-    run_heat(tmp_path, {"nx": 7, "ny": 5, "diffusivity": 1, "steps": 50, "every": 50, "amplitude": 9} | edges)
+    run_heat(
+        tmp_path,
+        {"nx": 7, "ny": 5, "diffusivity": 1, "steps": 50, "every": 50, "start": "uniform", "amplitude": 9} | edges,
+    )
     for index in (0, 1):
         rows = worker.ask("frame", tmp_path, view="plate", index=index)["rows"]
         assert [row[0] for row in rows] == [1] * 5
         assert [row[-1] for row in rows] == [2] * 5
         assert rows[0][1:-1] == [3] * 5
         assert rows[-1][1:-1] == [4] * 5
+    area = 1 / 6 * 1 / 4  # the edges count by half, the corners (left and right) by a quarter
+    start = 9 * 5 * 3 + (1 + 2) * 3 / 2 + (3 + 4) * 5 / 2 + 2 * (1 + 2) / 4
+    assert history(worker, tmp_path)["heat"][0] == pytest.approx(start * area)
 
 
 def test_two_threads_give_the_same_file_as_one(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@
 #include "recording.h"
 
 enum { WIDTH_MIN = 64, WIDTH_MAX = 2000, WIDTH_PNG = 640, WIDTH_JSON = 256, HEIGHT_MIN = 16, VALUES_MAX = 1 << 19 };
-enum { DIGITS_FLOAT = 9, DIGITS_DOUBLE = 17, LATEST = -1 };
+enum { DIGITS_FLOAT = 9, DIGITS_DOUBLE = 17 };
 
 static const char *const NAMES[COLUMNS] = COLUMN_NAMES;
 
 typedef struct {
-    bool is_history, is_png;
-    long long index; /* or LATEST */
+    bool is_history, is_png, is_latest;
+    json_int_t index; /* when it is not the latest */
     long width;
 } Asked;
 
@@ -81,8 +81,9 @@ static Asked understand(json_t *arguments) {
     if (asked.is_history && (asked.is_png || width)) {
         refuse(BAD_ARGUMENT, "The view history has neither a png nor a width.");
     }
-    asked.index = is_word(index, "latest", true) ? LATEST : json_integer_value(index);
-    if (asked.index != LATEST && (!json_is_integer(index) || asked.index < 0)) {
+    asked.is_latest = is_word(index, "latest", true);
+    asked.index = json_integer_value(index);
+    if (!asked.is_latest && (!json_is_integer(index) || asked.index < 0)) {
         refuse(BAD_ARGUMENT, "The index must be \"latest\" or a whole number from 0 on.");
     }
     json_int_t pixels = width ? json_integer_value(width) : asked.is_png ? WIDTH_PNG : WIDTH_JSON;
@@ -93,14 +94,17 @@ static Asked understand(json_t *arguments) {
     return asked;
 }
 
-static long position(long long index, long count) {
+static long position(const Asked *asked, long count) {
     if (count == 0) {
         refuse(NO_FRAME, "The run has written no frame yet.");
     }
-    if (index >= count) {
-        refuse(NO_FRAME, "There is no frame %lld: the run has %ld so far.", index, count);
+    if (asked->is_latest) {
+        return count - 1;
     }
-    return index == LATEST ? count - 1 : (long)index;
+    if (asked->index >= count) {
+        refuse(NO_FRAME, "There is no frame %" JSON_INTEGER_FORMAT ": the run has %ld so far.", asked->index, count);
+    }
+    return (long)asked->index;
 }
 
 static _Noreturn void answer_history(const Recording *recording, long index) {
@@ -160,7 +164,7 @@ void frames_frame(const char *run, json_t *arguments) {
     Asked asked = understand(arguments);
     Recording recording = {0};
     bool is_there = recording_open(&recording, run, damage_is_an_error);
-    long index = position(asked.index, is_there ? recording.count : 0);
+    long index = position(&asked, is_there ? recording.count : 0);
     if (asked.is_history) {
         answer_history(&recording, index);
     }

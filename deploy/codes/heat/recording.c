@@ -22,7 +22,7 @@
 #include "answer.h"
 #include "layout.h"
 
-enum { TRIES = 6, PAUSE_US = 15000 };
+enum { TRIES = 6, PAUSE_US = 15000, METADATA_TRIES = 10 /* HDF5 waits longer before each */ };
 
 /* A descriptor of the run's file, or -1 when there is none. */
 static int open_plainly(const char *run, Damaged *damaged) {
@@ -137,6 +137,7 @@ bool recording_open(Recording *recording, const char *run, Damaged *damaged) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fclose_degree(access, H5F_CLOSE_STRONG); /* a second try must see the file anew */
     H5Pset_file_locking(access, false, true);
+    H5Pset_metadata_read_attempts(access, METADATA_TRIES);
     *recording = (Recording){.damaged = damaged};
     for (int try = 0; try < TRIES; try++) {
         int file = open_plainly(run, damaged);
