@@ -15,7 +15,7 @@ from test_lammps_worker import Worker
 
 CODES = Path(__file__).parents[1] / "deploy" / "codes"
 CODE = tomllib.loads((CODES / "heat.toml").read_text())
-SINE = {"nx": 65, "ny": 33, "length_x": 2.0, "diffusivity": 0.5, "steps": 200, "every": 20, "start": "sine"}
+SINE = {"nx": 65, "ny": 33, "length_x": 1.5, "diffusivity": 0.5, "steps": 200, "every": 20, "start": "sine"}
 
 
 def filled(word: str, cores: int = 1) -> str:
