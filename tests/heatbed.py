@@ -22,11 +22,13 @@ def filled(word: str, cores: int = 1) -> str:
     return word.format(cores=cores, prefix=sys.prefix)
 
 
-def start_heat(run: Path, heat: dict[str, Any], mode: str = "sequential", cores: int = 1) -> subprocess.Popen[str]:
+def start_heat(
+    run: Path, heat: dict[str, Any], mode: str = "sequential", cores: int = 1, **more: str
+) -> subprocess.Popen[str]:
     run.mkdir(exist_ok=True)
     (run / "heat.json").write_text(json.dumps(heat))
     words = [filled(word, cores) for word in CODE["modes"][mode]["command"]]
-    environment = {name: filled(word) for name, word in CODE["environment"].items()}
+    environment = {name: filled(word) for name, word in CODE["environment"].items()} | more
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, cwd=run, env=environment, text=True, **pipes)
 

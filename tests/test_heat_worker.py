@@ -49,6 +49,14 @@ def hdf5() -> Hdf5:
     return Hdf5()
 
 
+def compiled(directory: Path, text: str) -> Path:
+    """A library that, preloaded, takes the place of functions of HDF5."""
+    source, library = directory / "preload.c", directory / "preload.so"
+    source.write_text("#include <stdlib.h>\n#include <unistd.h>\n" + text)
+    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library, source], check=True)
+    return library
+
+
 # ---- files that are being written ----
 
 BIG = {"nx": 401, "ny": 301, "diffusivity": 1, "steps": 10**6, "every": 20, "start": "sine", "amplitude": 100}
@@ -124,6 +132,32 @@ def test_from_before_its_first_byte_to_after_its_last_a_file_is_never_called_dam
         assert fractions == sorted(fractions)
         assert worker.ask("progress", run)["fraction"] == 1.0
         program.communicate()
+
+
+def test_the_file_has_no_name_before_it_can_be_read(worker: Worker, tmp_path: Path) -> None:
+    library = compiled(tmp_path, "int H5Fstart_swmr_write(long file) { for (;;) pause(); }")
+    program = start_heat(tmp_path, SINE, LD_PRELOAD=str(library))
+    while not (tmp_path / "heat.h5.new").exists():
+        assert program.poll() is None
+    time.sleep(0.2)
+    assert not (tmp_path / "heat.h5").exists()
+    assert worker.ask("progress", tmp_path)["text"] == "has written no frame yet"
+    program.kill()
+    program.communicate()
+
+
+def test_what_fails_is_tried_again_before_it_is_called_damaged(worker: Worker, copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "right").hardlink_to(copy / "heat.h5")
+    kept = 0
+    for _ in range(10):
+        (tmp_path / "wrong").write_bytes(b"no HDF5")
+        (tmp_path / "wrong").replace(copy / "heat.h5")
+        worker.send(json.dumps({"id": 1, "method": "progress", "run": str(copy)}).encode())
+        time.sleep(0.03)  # of the 0.09 s that it takes until it gives up
+        shutil.copy(tmp_path / "right", tmp_path / "again")
+        (tmp_path / "again").replace(copy / "heat.h5")
+        kept += worker.receive()[0]["result"].get("fraction") == 1.0
+    assert kept >= 5
 
 
 def test_a_frame_without_its_row_and_a_row_without_its_numbers_are_not_there_yet(
@@ -348,18 +382,13 @@ FAILURES = {
     "exit": "_exit(0);",
 }
 PRELOADED = """
-#include <stdlib.h>
-#include <unistd.h>
 long H5Fopen(const char *path, unsigned flags, long access) { %s return -1; }
 unsigned alarm(unsigned s) { return s == 10 ? ualarm(300000, 0) : 0; } /* does not wait 10 s */
 """
 
 
 def preloaded(tmp_path: Path, failure: str) -> Worker:
-    source, library = tmp_path / "fails.c", tmp_path / "fails.so"
-    source.write_text(PRELOADED % FAILURES[failure])
-    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library, source], check=True)
-    return heat_worker(LD_PRELOAD=str(library))
+    return heat_worker(LD_PRELOAD=str(compiled(tmp_path, PRELOADED % FAILURES[failure])))
 
 
 @pytest.mark.parametrize("failure", FAILURES)
