@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import math
@@ -30,7 +31,9 @@ def start_heat(
     words = [filled(word, cores) for word in CODE["modes"][mode]["command"]]
     environment = {name: filled(word) for name, word in CODE["environment"].items()} | more
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(words, cwd=run, env=environment, text=True, **pipes)
+    program = subprocess.Popen(words, cwd=run, env=environment, text=True, **pipes)
+    atexit.register(program.kill)  # a test that fails leaves none behind
+    return program
 
 
 def run_heat(run: Path, heat: dict[str, Any], mode: str = "sequential", cores: int = 1) -> str:
