@@ -478,6 +478,7 @@ def test_a_question_may_have_a_mebibyte_and_not_a_byte_more(worker: Worker, ende
         ({"method": "progress", "run": "relative"}, "bad_argument"),
         ({"method": "progress", "run": "/" + "x" * 5000}, "unreadable"),
         ({"method": "frame", "run": "/tmp"}, "bad_argument"),
+        ({"method": "progress", "run": "/tmp", "args": [1]}, "bad_argument"),
         ({"method": "frame", "run": "/tmp", "args": [1]}, "bad_argument"),
         ({"method": "frame", "run": "/tmp", "args": None}, "bad_argument"),
         ({"method": "frame", "run": "/tmp", "args": {"view": {}}}, "bad_argument"),
