@@ -9,6 +9,7 @@ from jobd.fleet import Fleet
 from jobd.job import Job, Run
 from jobd.states import api_state
 from jobd.world import World, elapsed_s
+from schemas.codec import dumps, to_data
 from schemas.records import Ended, Ending, Instant, RunRecord
 from schemas.views import (
     AgentView,

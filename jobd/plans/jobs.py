@@ -102,7 +102,7 @@ def run_of(core: Core, request: Request, job: Job, serial: int | None) -> Run:
 
 
 def status(core: Core, user: str, name: str, seen: int | None, wait_s: float) -> Plan[tuple[int, str]]:
-    """GET job: its revision, and as JSON its view, empty for the one `seen`; with wait_s, at the next change or then."""
+    """GET job: its revision, and its view as JSON, empty for the one `seen`; with wait_s, at the next change."""
     until = trio.current_time() + min(wait_s, core.config.requests.long_poll_s_max)
 
     def plan(request: Request) -> Act[tuple[int, str]]:
@@ -111,6 +111,17 @@ def status(core: Core, user: str, name: str, seen: int | None, wait_s: float) ->
             request.need(Newer(job, seen, until))
         text = "" if job.revision == seen else status_text(job, core.fleet, core.world)
         return partial(gated, core, job.sequence, (job.revision, text))
+
+    return plan
+
+
+def is_over(core: Core, user: str, name: str, serial: int | None) -> Plan[bool]:
+    """Whether the run of this serial, or the newest, is proved to be over."""
+
+    def plan(request: Request) -> Act[bool]:
+        job = request.need(Loaded(core.jobs, user, name))
+        run = job.run if serial is None or job.run is None else job.open.get(serial)
+        return partial(gated, core, job.sequence, run is None or isinstance(run.record.state, Ended))
 
     return plan
 
