@@ -16,7 +16,9 @@ class HollowBackend:
     async def prepare(self, spec: AgentSpec) -> None:
         spec.directory.mkdir(parents=True, exist_ok=True)
         if spec.token:
-            (spec.directory / "hello").write_text(f"{spec.generation} {spec.token}")
+            draft = spec.directory / "hello.new"
+            draft.write_text(f"{spec.generation} {spec.token}")
+            draft.rename(spec.directory / "hello")
         await trio.lowlevel.checkpoint()
 
     async def start(self, spec: AgentSpec) -> str:

@@ -6,6 +6,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -79,8 +80,10 @@ def _told(daemon: object, job: str, watchers: int) -> float:
         _read_until(ready, re.compile(rb"event: status.*\n\n", re.DOTALL))
         time.sleep(0.3)
         began = time.perf_counter()
-        talk.ask("POST", f"alice/jobs/{job}/cancel", {})
+        canceling = threading.Thread(target=talk.ask, args=("POST", f"alice/jobs/{job}/cancel", {}))
+        canceling.start()
         ended = _read_until(ready, re.compile(rb'"name":"canceled"'))
+        canceling.join()
         for key in list(ready.get_map().values()):
             key.data.clear()
             ready.unregister(key.fileobj)
