@@ -1,6 +1,7 @@
 """One HTTP/1 connection: Hypercorn's H11Protocol (bytes to ASGI) with our own reading and writing. Invariants:
 
-- HTTP/1.0 and 1.1 only: Upgrade is ignored (no websocket, no h2c), another version is 505, no path as target 400.
+- HTTP/1.0 and 1.1 only: Upgrade is ignored (no websocket, no h2c), another version is 505; a target that is no path of
+  ours, or two lengths, is 400.
 - receive() says http.disconnect, as often as asked, once the peer is gone; then send() raises PeerGone. A half-close
   counts as gone. A peer goes unseen only while its handler leaves a full body queue unread.
 - One message of the app is one write, and the head of an answer goes with the first piece of its body.
@@ -188,7 +189,9 @@ class Connection(TaskGroup):
         elif isinstance(event, Closed):
             self._reading.cancel()
         elif isinstance(event, Updated) and event.idle:
-            self._await_head(self._limits.keep_alive_s)
+            # It comes after the write, and by then the next request may be on its way in.
+            if self._protocol.connection.their_state is h11.IDLE:
+                self._await_head(self._limits.keep_alive_s)
         elif isinstance(event, Updated):
             self._head_bytes, self._reading.deadline = -1, inf
 

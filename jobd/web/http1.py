@@ -25,8 +25,11 @@ class PlainHTTP(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         method, target, version = request.method, request.target, request.http_version
-        is_path = method != b"CONNECT" and target.startswith(b"/")
-        refused = 503 if self.busy else 505 if version not in (b"1.0", b"1.1") else None if is_path else 400
+        is_path = method != b"CONNECT" and target.startswith(b"/") and not target.startswith(b"//")
+        # Two lengths are two opinions of where the next request begins: somebody else's can be smuggled in between.
+        is_framed = not {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}
+        is_ours = is_path and is_framed
+        refused = 503 if self.busy else 505 if version not in (b"1.0", b"1.1") else None if is_ours else 400
         if refused:
             await self._send_error_response(refused)
             return await self.send(Closed())
