@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 PATIENCE_S = 30.0
+CONNECTIONS_MAX = 1000  # each event stream and long poll is one
+IDLE_CONNECTIONS_MAX = 20
 
 
 class TrioClient(Api):
@@ -123,8 +125,10 @@ class Client:
 
 
 def _options(url: str, token: str) -> dict[str, Any]:
+    credentials = {"authorization": f"Bearer {token}"} if token else {}
     return {
         "base_url": url or "http://jobd",
-        "headers": {"authorization": f"Bearer {token}"} if token else {},
+        "headers": {"accept-encoding": "identity", **credentials},
+        "limits": httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
         "trust_env": False,
     }
