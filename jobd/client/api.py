@@ -1,8 +1,9 @@
 """Every call of the API, once, as coroutines over a wire; the two clients are made of them."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -60,29 +61,30 @@ class Api(Exchange):
         """Start the job's run, or have the one that is there with the same inputs. A text is a file's content;
         Input(library=...) names a file of the user's library. Raises UncertainError only with `force`."""
         files = {path: Input(text=each) if isinstance(each, str) else each for path, each in (inputs or {}).items()}
-        request = RunRequest(code, mode, files, resources, limits, force, supersede)
-        body = codec.to_data(request)
+        body = codec.to_data(RunRequest(code, mode, files, resources, limits, force, supersede))
         return await self._get(RunView, "PUT", f"{job_path(user, job)}/run", repeat=not force, json=body)
 
     async def status(self, user: str, job: str) -> RunView:
         """The status of the job's newest run."""
         return await self._get(RunView, "GET", job_path(user, job))
 
-    async def result(self, user: str, job: str, *, deadline_s: float | None = None) -> RunView:
+    async def result(self, user: str, job: str, *, deadline_s: float = inf) -> RunView:
         """The status once the newest run is over and its end confirmed, or at once when there is none; raises
         TimeoutError at the deadline."""
-        until = None if deadline_s is None else time.monotonic() + deadline_s
-        tag = ""
+        return await self._when(user, job, _final, deadline_s)
+
+    async def _when(self, user: str, job: str, reached: Callable[[RunView], bool], deadline_s: float = inf) -> RunView:
+        """The status once this is true of it, by long polls."""
+        until, tag = time.monotonic() + deadline_s, ""
         while True:
-            left_s = POLL_S if until is None else min(POLL_S, until - time.monotonic())
+            left_s = min(POLL_S, until - time.monotonic())
             if left_s < 0:
                 raise TimeoutError(f"{user}/{job} is not over after {deadline_s:g} s")
             headers = {"if-none-match": tag, "prefer": f"wait={int(left_s) + 1}"} if tag else {}
             reply = await self._ask("GET", job_path(user, job), headers=headers, timeout=timeout(left_s + ANSWER_S))
             if reply.status == 304:
                 continue
-            view = decoded(reply, RunView)
-            if view.state == "missing" or (view.state in OVER and view.end_confirmed):
+            if reached(view := decoded(reply, RunView)):
                 return view
             if not (tag := reply.headers.get("etag", "")):
                 raise JobdClientError("jobd's reply has no ETag")
@@ -90,8 +92,8 @@ class Api(Exchange):
     async def cancel(self, user: str, job: str, serial: int | None = None, reason: str = "") -> RunView:
         """Cancel the run; the status says what is confirmed gone. Without `serial` it is not repeated, since that could
         end a later run: raises UncertainError."""
-        body = {"reason": reason} | given(serial=serial)
-        return await self._get(RunView, "POST", f"{job_path(user, job)}/cancel", repeat=serial is not None, json=body)
+        body, path = {"reason": reason} | given(serial=serial), f"{job_path(user, job)}/cancel"
+        return await self._get(RunView, "POST", path, repeat=serial is not None, json=body)
 
     async def delete(self, user: str, job: str) -> RunView:
         """Purge the job's runs and files; raises UncertainError, since to repeat it could purge a later run."""
@@ -184,15 +186,18 @@ class Api(Exchange):
     async def log(
         self, user: str, job: str, *, follow: bool = False, serial: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The run's log; with `follow`, what is appended until the run has ended, over restarts of jobd."""
-        serial = serial or (await self.status(user, job)).serial
-        path, params = f"{job_path(user, job)}/log", given(serial=serial)
+        """The run's log; with `follow`, what it writes from its start to its end, over restarts of jobd."""
+
+        def begun(now: RunView) -> bool:
+            return not follow or now.state != "pending" or serial not in (None, now.serial)
+
+        view = await self._when(user, job, begun)
+        path, params, sent = f"{job_path(user, job)}/log", given(serial=serial or view.serial), 0
         if not follow:
             async with aclosing(self._resumed(path, params)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
-        sent = 0
         while True:
             params |= {"follow": "1", "offset": sent}
             with suppress(Interrupted):
@@ -289,3 +294,7 @@ class Api(Exchange):
     async def mint_operator(self, lifetime_s: float = 3600.0) -> TokenView:
         """An operator's token; raises UncertainError."""
         return await self._get(TokenView, "POST", "/v1/admin/tokens", repeat=False, json={"lifetime_s": lifetime_s})
+
+
+def _final(view: RunView) -> bool:
+    return view.state == "missing" or (view.state in OVER and bool(view.end_confirmed))

@@ -65,13 +65,15 @@ def taken(items: Iterable[Any], until: Callable[[Any], bool]) -> Iterator[Any]:
 class Proxy:
     """A TCP proxy of loopback, whose target may move. It serves each connection in a thread of its own."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, port: int = 0) -> None:
         self.target = target
         self.lose_answers = 0  # so many requests arrive, and their answers never do
         self.cuts: list[int] = []  # the next connections are cut after so many bytes of an answer
+        self.tears: list[int] = []  # the next connections are cut after so many bytes of a request
+        self.then: Callable[[], object] = lambda: None  # called before a planned cut
         self.accepted = 0
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=100)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -103,7 +105,8 @@ class Proxy:
             return
         far.settimeout(None)
         self._open |= {near, far}
-        threading.Thread(target=_pump, args=(near, far), daemon=True).start()
+        tear = self.tears.pop(0) if self.tears else None
+        threading.Thread(target=_pump, args=(near, far, tear), daemon=True).start()
         left = self.cuts.pop(0) if self.cuts else None
         with contextlib.suppress(OSError):
             while piece := far.recv(CHUNK):
@@ -112,16 +115,19 @@ class Proxy:
                     break
                 near.sendall(piece[:left])
                 if left is not None and (left := left - len(piece)) <= 0:
+                    self.then()
                     break
         for sock in (near, far):
             self._open.discard(sock)
             _reset(sock)
 
 
-def _pump(near: socket.socket, far: socket.socket) -> None:
+def _pump(near: socket.socket, far: socket.socket, left: int | None) -> None:
     with contextlib.suppress(OSError):
         while piece := near.recv(CHUNK):
-            far.sendall(piece)
+            far.sendall(piece[:left])
+            if left is not None and (left := left - len(piece)) <= 0:
+                break
     with contextlib.suppress(OSError):
         far.shutdown(socket.SHUT_RDWR)  # a half-close counts as gone
 
@@ -172,6 +178,7 @@ class Liar:
 
 def reply(body: bytes, status: str = "200 OK", **headers: str) -> list[bytes]:
     """One HTTP reply for a Liar."""
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    said = {"content-type": "application/json", "content-length": str(len(body))}
+    said |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
     return [f"HTTP/1.1 {status}\r\n{lines}\r\n".encode(), body]
