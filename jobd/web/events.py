@@ -49,11 +49,11 @@ async def _push(core: Core, job: Job, last: int | None, sink: Sink) -> None:
         while True:
             if job.revision != revision:
                 revision = job.revision
-                await core.store.durable(job.sequence)
                 stages = await core.jobs.stages_after(job, sent)
-                # One write: what happened, then how things stand now.
+                # One write: what happened, then how things stand now; all of this moment, and told when it is on disk.
                 lines = [_stage(serial, each) for serial, each in stages]
                 lines.append(_event("status", to_data(view_job(job, core.fleet, core.world))))
+                await core.store.durable(job.sequence)
                 await sink.write("".join(lines).encode())
                 sent = stages[-1][1].number if stages else sent
                 await trio.sleep(core.config.requests.event_interval_s)
