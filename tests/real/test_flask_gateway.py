@@ -90,6 +90,8 @@ def test_a_visitor_runs_watches_and_cancels(site, visitor):
     assert '<span id="state">running</span>' in visitor.get("/").text
     again = visitor.submit("/run", steps=10, temperature=3.0)
     assert (again.status_code, "The job has an active run" in again.text) == (409, True)
+    late = visitor.submit("/cancel", serial=7)  # of a page that showed another run
+    assert (late.status_code, daemon.status(user, job)["state"]) == (409, "running")
     assert '<span id="state">canceled</span>' in visitor.submit("/cancel").text
     with Client(daemon.url, token=said["token"]) as client:
         final = client.result(user, job, deadline_s=20)
@@ -129,6 +131,7 @@ def test_a_visitors_token_opens_their_job_to_read_and_nothing_else(site, visitor
     assert mine["job"] != theirs["job"]
     assert visitor.to_jobd("", mine).status_code == 200
     assert visitor.to_jobd("", {**mine, "job": theirs["job"]}).status_code == 403
+    assert visitor.to_jobd("", {**mine, "job": mine["job"].replace("melt", "other")}).status_code == 403
     assert visitor.to_jobd("/cancel", mine, "POST").status_code == 403
     foreign = visitor.to_jobd("", mine, origin="http://evil.example")
     assert "access-control-allow-origin" not in foreign.headers
