@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from jobd.client.events import Event, parse
-from jobd.client.exchange import ANSWER_S, RETRY_S, Answer, Exchange, Interrupted, decoded, digest, given, timeout
+from jobd.client.exchange import ANSWER_S, RETRY_S, Answer, Interrupted, decoded, digest, given, timeout
+from jobd.client.operators import OperatorCalls
 from jobd.client.paths import file_path, job_path, named, user_path
 from jobd.client.wire import JobdClientError, Source
 from schemas import codec
 from schemas.api import Input, Resources, RunRequest, TimeLimits
 from schemas.records import Mode
 from schemas.views import (
-    AgentsView,
-    AgentView,
+    ClustersView,
     CodesView,
     ExplainView,
     FileView,
@@ -25,13 +25,11 @@ from schemas.views import (
     LibraryView,
     ListingView,
     PastRunView,
-    PoolsView,
     RunView,
     SeriesView,
     SessionView,
     TokensView,
     TokenView,
-    TreeView,
     UserUsageView,
     UserView,
 )
@@ -40,7 +38,7 @@ POLL_S = 60.0  # one long poll
 OVER = ("completed", "failed", "canceled")
 
 
-class Api(Exchange):
+class Api(OperatorCalls):
     """The calls. All raise ProblemError, UnreachableError, and where it says so UncertainError."""
 
     # --- runs
@@ -264,36 +262,13 @@ class Api(Exchange):
         """What the site offers."""
         return await self._get(CodesView, "GET", "/v1/codes")
 
+    async def clusters(self) -> ClustersView:
+        """The clusters that the site offers."""
+        return await self._get(ClustersView, "GET", "/v1/clusters")
+
     async def metrics(self) -> str:
         """jobd's own metrics, in Prometheus' text format."""
         return (await self._ask("GET", "/metrics")).body.decode(errors="replace")
-
-    # --- operators
-
-    async def agents(self) -> AgentsView:
-        """Every agent."""
-        return await self._get(AgentsView, "GET", "/v1/admin/agents")
-
-    async def stop_agent(self, agent: str) -> AgentView:
-        """End an agent's process, its runs go on; raises UncertainError."""
-        return await self._get(AgentView, "POST", f"/v1/admin/agents/{named('agent', agent)}/stop", repeat=False)
-
-    async def forget_agent(self, agent: str, reason: str) -> AgentView:
-        """Take an agent for gone, on the operator's word; raises UncertainError."""
-        path = f"/v1/admin/agents/{named('agent', agent)}/forget"
-        return await self._get(AgentView, "POST", path, repeat=False, json={"reason": reason})
-
-    async def pools(self) -> PoolsView:
-        """The pools of slots."""
-        return await self._get(PoolsView, "GET", "/v1/admin/pools")
-
-    async def tree(self) -> TreeView:
-        """The live cancel-scope tree."""
-        return await self._get(TreeView, "GET", "/v1/admin/tree")
-
-    async def mint_operator(self, lifetime_s: float = 3600.0) -> TokenView:
-        """An operator's token; raises UncertainError."""
-        return await self._get(TokenView, "POST", "/v1/admin/tokens", repeat=False, json={"lifetime_s": lifetime_s})
 
 
 def _final(view: RunView) -> bool:
