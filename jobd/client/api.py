@@ -1,5 +1,6 @@
 """Every call of the API, once, as coroutines over a wire; the two clients are made of them."""
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
@@ -57,10 +58,10 @@ class Api(OperatorCalls):
         supersede: bool = False,
     ) -> RunView:
         """Start the job's run, or have the one that is there with the same inputs. A text is a file's content;
-        Input(library=...) names a file of the user's library. Raises UncertainError only with `force`."""
+        Input(library=...) names a file of the user's library."""
         files = {path: Input(text=each) if isinstance(each, str) else each for path, each in (inputs or {}).items()}
-        body = codec.to_data(RunRequest(code, mode, files, resources, limits, force, supersede))
-        return await self._get(RunView, "PUT", f"{job_path(user, job)}/run", repeat=not force, json=body)
+        body = codec.to_data(RunRequest(code, mode, files, resources, limits, force, supersede, secrets.token_hex()))
+        return await self._get(RunView, "PUT", f"{job_path(user, job)}/run", json=body)
 
     async def status(self, user: str, job: str) -> RunView:
         """The status of the job's newest run."""

@@ -10,7 +10,7 @@ from asking import WAITS, go
 from realdaemon import OVER, Daemon, wait_until
 from talking import Proxy, Speaker
 
-from jobd.client import Event, UncertainError, UnreachableError
+from jobd.client import Event, Input, UncertainError, UnreachableError
 
 pytestmark = pytest.mark.parametrize("kind", ["threads", "trio"])
 
@@ -32,11 +32,6 @@ def jobd(proxy: Proxy, daemon: Daemon, kind: str) -> Speaker:
 def direct(daemon: Daemon) -> Speaker:
     """What nothing harms."""
     return Speaker("threads", daemon.url, token=daemon.token)
-
-
-@pytest.fixture
-def job(kind: str, request: pytest.FixtureRequest) -> str:
-    return f"{request.function.__name__}-{kind}"[:100]
 
 
 def script(text: str) -> dict[str, str]:
@@ -95,7 +90,6 @@ def test_no_stage_is_lost_or_doubled_over_cuts(jobd, direct, proxy, job):
 
 @pytest.mark.parametrize("there_was", ["no run", "a run", "a purged run"])
 def test_what_happened_in_a_pause_before_the_first_stage_is_told(jobd, direct, daemon, proxy, job, there_was):
-    job = f"{job}-{there_was.replace(' ', '-')}"
     if there_was != "no run":
         direct.run("alice", job, "shell", inputs=script("true"))
         direct.result("alice", job)
@@ -143,9 +137,8 @@ def test_events_log_and_result_go_on_over_a_sigkill_of_the_daemon(make_daemon, k
         thread.start()
     daemon.until("alice", job, "running")
     wait_until(lambda: 4 in watch.numbers, "it has begun")
-    for _ in range(2):
-        daemon.sigkill_and_restart()
-        proxy.target = daemon.url
+    daemon.sigkill_and_restart()
+    proxy.target = daemon.url
     daemon.until("alice", job, lambda now: now["known"]["state"] == "fresh")
     go(daemon, "alice", job)
     for thread in threads:
@@ -168,17 +161,24 @@ def test_a_run_whose_answer_was_lost_runs_once(jobd, direct, proxy, job):
     assert proxy.accepted == 3
     assert direct.result("alice", job).state == "completed"
     assert [run.serial for run in direct.runs("alice", job)] == [1]
-    proxy.lose_answers = 1
-    assert jobd.run("alice", job, "shell", inputs=script("echo other"), supersede=True).serial == 2
-    direct.result("alice", job)
 
 
-def test_a_forced_run_whose_answer_was_lost_is_not_repeated(jobd, direct, proxy, job):
-    proxy.lose_answers = 1
-    with pytest.raises(UncertainError, match="may have been done"):
-        jobd.run("alice", job, "shell", inputs=script("echo once"), force=True)
-    assert proxy.accepted == 1
-    assert direct.result("alice", job).serial == 1
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"supersede": True}], ids=["plain", "force", "supersede"])
+def test_a_run_that_has_failed_before_it_is_asked_for_again_runs_once(jobd, direct, proxy, job, options):
+    direct.session("alice")  # a warm agent is quick
+    proxy.then = lambda: direct.result("alice", job)  # its end comes before the repetition
+    proxy.cuts = [0]
+    assert jobd.run("alice", job, "shell", inputs=script("exit 1"), **options).state == "failed"
+    proxy.lose_answers = 2
+    assert jobd.run("alice", job, "shell", inputs=script("exit 1"), **options).serial == 2  # this was asked anew
+    assert direct.result("alice", job).serial == 2
+
+
+def test_a_run_of_the_library_is_itself_when_the_library_has_changed_meanwhile(jobd, direct, proxy, job):
+    direct.upload("alice", job, b"echo once")
+    proxy.then, proxy.cuts = lambda: direct.remove("alice", job), [0]
+    assert jobd.run("alice", job, "shell", inputs={"script.sh": Input(library=job)}).serial == 1
+    assert direct.result("alice", job).state == "completed"
 
 
 def test_only_a_cancel_that_names_its_run_is_repeated(jobd, direct, proxy, job):
