@@ -141,7 +141,7 @@ def _reset(sock: socket.socket) -> None:
 
 class Liar:
     """A server that answers every request with the next of these, as they are, the last of them for ever: pieces of
-    bytes, after which it hangs up. `asked` are the request lines."""
+    bytes, after which it hangs up. `asked` are the heads of the requests."""
 
     def __init__(self, *replies: Iterable[bytes]) -> None:
         self.asked: list[str] = []
@@ -167,7 +167,7 @@ class Liar:
         head = b""
         while b"\r\n\r\n" not in head:
             head += sock.recv(CHUNK)
-        self.asked.append(head.split(b"\r\n")[0].decode())
+        self.asked.append(head.decode())
         for piece in next(self._replies):
             sock.sendall(piece)
             self.sent += len(piece)

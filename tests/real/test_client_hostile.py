@@ -1,9 +1,12 @@
 """What the client makes of replies that jobd would not send, and of newer ones; and what a canceled call leaves."""
 
+import contextlib
 import gzip
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import pytest
@@ -12,7 +15,8 @@ from asking import WAITS
 from realdaemon import Daemon, wait_until
 from talking import Liar, Speaker, reply
 
-from jobd.client import Client, JobdClientError, ProblemError, TrioClient
+from jobd import client
+from jobd.client import Client, JobdClientError, ProblemError, TrioClient, UnreachableError
 
 BOTH = pytest.mark.parametrize("kind", ["threads", "trio"])
 VIEW = {"user": "alice", "job": "j", "state": "missing"}
@@ -100,6 +104,23 @@ def test_a_daemon_or_a_proxy_that_is_not_ready_is_asked_again(kind, body):
     with pytest.raises(JobdClientError, match="may have been done"):
         Speaker(kind, liar.url).cancel("alice", "j")
     assert len(liar.asked) == 1
+    liar.close()
+
+
+def silence() -> Iterator[bytes]:
+    time.sleep(4)
+    yield b""
+
+
+@BOTH
+def test_a_daemon_that_hears_and_says_nothing_is_given_up_once_patience_is_over(kind, monkeypatch):
+    monkeypatch.setattr(client.exchange, "ANSWER_S", 1.0)
+    liar = Liar(silence())
+    began = time.monotonic()
+    with pytest.raises(UnreachableError):
+        Speaker(kind, liar.url, patience_s=0.9).status("alice", "j")
+    assert time.monotonic() - began < 1.9, "it was silent for longer than patience lasts"
+    assert "accept-encoding: identity" in liar.asked[0].lower(), "a proxy is not to compress what ranges count"
     liar.close()
 
 
@@ -222,3 +243,29 @@ async def test_a_canceled_download_leaves_nothing(daemon, tmp_path):
                 await jobd.download("alice", "f", tmp_path / "to")
                 (tmp_path / "to").unlink()
         assert {path.name for path in tmp_path.iterdir()} <= {"to"}
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_client_also_when_each_watches(daemon, busy):
+    """More streams than httpx has connections by default, and a call that needs one more."""
+    with Client(daemon.url, token=daemon.token) as jobd, contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stream = stack.enter_context(contextlib.closing(jobd.events("alice", busy)))
+            assert next(stream).status.state == "running"
+        with ThreadPoolExecutor(8) as threads:
+            states = list(threads.map(lambda _: jobd.status("alice", busy).state, range(16)))
+    assert states == ["running"] * 16
+
+
+async def test_tasks_share_a_client(daemon, busy):
+    async with TrioClient(daemon.url, token=daemon.token) as jobd, trio.open_nursery() as nursery:
+        states = []
+
+        async def ask() -> None:
+            states.append((await jobd.status("alice", busy)).state)
+
+        for _ in range(16):
+            nursery.start_soon(ask)
+    assert states == ["running"] * 16
