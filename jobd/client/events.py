@@ -7,8 +7,12 @@ from typing import Any
 
 from attrs import frozen
 
+from jobd.client.exchange import sound
+from jobd.client.wire import JobdClientError
 from schemas import codec
 from schemas.views import RunView
+
+EVENT_BYTES_MAX = 8 << 20
 
 
 @frozen
@@ -23,7 +27,8 @@ class Event:
     @property
     def status(self) -> RunView | None:
         """The status, if it is one."""
-        return codec.from_data(self.data, RunView) if self.name == "status" else None
+        with sound("event"):
+            return codec.from_data(self.data, RunView) if self.name == "status" else None
 
 
 async def parse(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Event, None]:
@@ -34,10 +39,18 @@ async def parse(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Event, No
         async for piece in pieces:
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                name, _, value = line.decode().partition(":")
                 if line:
+                    name, _, value = line.decode(errors="replace").partition(":")
                     fields[name] = value.removeprefix(" ")
                 elif "data" in fields:
-                    number = fields.get("id")
-                    yield Event(fields.get("event", ""), int(number) if number else None, json.loads(fields["data"]))
+                    with sound("event"):
+                        event = _event(fields)
+                    yield event
                     fields = {}
+            if len(rest) + sum(map(len, fields.values())) > EVENT_BYTES_MAX:
+                raise JobdClientError(f"an event is larger than {EVENT_BYTES_MAX} bytes")
+
+
+def _event(fields: dict[str, str]) -> Event:
+    number = fields.get("id")
+    return Event(fields.get("event", ""), int(number) if number else None, json.loads(fields["data"]))

@@ -7,8 +7,9 @@ their end (sync.py).
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import httpx
 import trio
@@ -32,7 +33,7 @@ class ProblemError(JobdClientError):
         self.code = str(document.get("code", "unknown"))
         self.document = document
         field = f" (field: {document['field']})" if document.get("field") else ""
-        title, detail = document.get("title", "The request failed."), document.get("detail", "")
+        title, detail = str(document.get("title", "The request failed.")), str(document.get("detail", ""))
         super().__init__(f"{title if detail.startswith(title) else f'{title} {detail}'.strip()}{field}")
 
     @classmethod
@@ -40,13 +41,13 @@ class ProblemError(JobdClientError):
         """From a reply."""
         try:
             document = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         return cls(status, document if isinstance(document, dict) else {"title": f"HTTP status {status}."})
 
 
 class UnreachableError(JobdClientError):
-    """jobd did not answer for `patience_s`; nothing was done."""
+    """jobd did not answer for `patience_s`. What was asked may have been done only where repeating it does no harm."""
 
 
 class UncertainError(JobdClientError):
@@ -59,11 +60,8 @@ class Wire(Protocol):
     async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request (options of httpx's build_request); the body of the reply is still to be read."""
 
-    async def read(self, reply: httpx.Response) -> bytes:
-        """The rest of the body."""
-
     def pieces(self, reply: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """The body as it comes."""
+        """The body as it comes, never decoded: a small body cannot grow here, and ranges count what was sent."""
 
     def content(self, source: Source) -> Any:
         """A body to send."""
@@ -90,11 +88,8 @@ class BlockingWire:
     async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self._http.send(self._http.build_request(method, path, **options), stream=True)
 
-    async def read(self, reply: httpx.Response) -> bytes:
-        return reply.read()
-
     async def pieces(self, reply: httpx.Response) -> AsyncGenerator[bytes, None]:
-        for piece in reply.iter_bytes():
+        for piece in reply.iter_raw():
             yield piece
 
     def content(self, source: Source) -> Any:
@@ -122,12 +117,10 @@ class TrioWire:
     async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         return await self._http.send(self._http.build_request(method, path, **options), stream=True)
 
-    async def read(self, reply: httpx.Response) -> bytes:
-        return await reply.aread()
-
     async def pieces(self, reply: httpx.Response) -> AsyncGenerator[bytes, None]:
-        async for piece in reply.aiter_bytes():
-            yield piece
+        async with aclosing(cast(AsyncGenerator[bytes, None], reply.aiter_raw())) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def content(self, source: Source) -> Any:
         return source if isinstance(source, bytes) else _read_in_threads(source)

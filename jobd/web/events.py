@@ -50,11 +50,11 @@ async def _push(core: Core, job: Job, last: int | None, sink: Sink) -> None:
             now = trio.current_time()
             if job.revision != revision and (now >= due or job.record.stage > sent):
                 revision, due = job.revision, now + core.config.requests.event_interval_s
-                await core.store.durable(job.sequence)
                 stages = await core.jobs.stages_after(job, sent)
-                # One write: what happened, then how things stand now.
+                # One write: what happened, then how things stand now; all of this moment, and told when it is on disk.
                 lines = [_stage(serial, each) for serial, each in stages]
                 lines.append(_event("status", status_text(job, core.fleet, core.world)))
+                await core.store.durable(job.sequence)
                 await sink.write("".join(lines).encode())
                 sent = stages[-1][1].number if stages else sent
                 continue
