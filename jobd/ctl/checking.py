@@ -43,9 +43,10 @@ def prefix(config: Config) -> str:
 def _problems_of_codes(directory: Path, prefix: str) -> Iterator[CodecError]:
     well = True
     for path in sorted(directory.glob("*.toml")):
-        faults = [CodecError(f"{path}: {each.field}".rstrip(": "), each.problem) for each in _faults(path, Code)]
-        yield from faults
-        well = well and not faults
+        for fault in _faults(path, Code):
+            well = False
+            whole = fault.field in ("", str(path))
+            yield CodecError(str(path) if whole else f"{path}: {fault.field}", fault.problem)
     if well:
         try:
             load_codes(directory, prefix)  # what is wrong with them together
@@ -62,11 +63,14 @@ def _faults(path: Path, kind: Any) -> Iterator[CodecError]:
     except (OSError, UnicodeDecodeError) as error:
         yield CodecError(str(path), f"cannot be read: {error}")
         return
+    told = set()
     for _ in range(FAULTS_MAX):
         fault = _fault(data, kind)
         if fault is None:
             return
-        yield fault
+        if fault.field not in told:  # what was taken out may be missing now
+            yield fault
+        told.add(fault.field)
         if not (_taken_out(data, fault.field) or _put_in(data, fault, kind)):
             return
 
@@ -103,7 +107,7 @@ def _put_in(data: Any, missing: CodecError, kind: Any) -> bool:
         place = place.get(part) if isinstance(place, dict) else None
     if not isinstance(place, dict) or name in place:
         return False
-    values: tuple[Any, ...] = ("", [], {})
+    values: tuple[Any, ...] = ("x", 1, [], {})
     for place[name] in values:
         fault = _fault(data, kind)
         if fault is None or fault.field != missing.field:

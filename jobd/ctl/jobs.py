@@ -207,5 +207,6 @@ def _is_over(status: RunView) -> bool:
 
 
 def _event(event: ClientEvent) -> Said:
-    words = (str(event.data.get(each, "")) for each in ("number", "at", "state", "name", "text"))
-    return Said("  ".join(map(show.flat, words)), {"event": event.name, "number": event.number, "data": event.data})
+    words = (event.number, *(event.data.get(each, "") for each in ("at", "state", "name", "text")))
+    text = "\t".join(show.flat(str(word)) for word in words)
+    return Said(text, {"event": event.name, "number": event.number, "data": event.data})

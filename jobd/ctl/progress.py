@@ -67,6 +67,7 @@ def download(get: Callable[[Path], int], to: Path, total: int) -> int:
         _every(LOOK_S, lambda: told(directory.bytes())),
     ):
         count = get(directory.path / to.name)
+        told(count)
         os.replace(directory.path / to.name, to)
     return count
 

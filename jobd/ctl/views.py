@@ -131,7 +131,7 @@ def _timeline(stages: tuple[StageView, ...]) -> None:
 def _used(usage: RunUsageView | None) -> str | None:
     if usage is None:
         return None
-    return f"{usage.wall_s:g} s, {usage.cpu_s:g} s of CPU, at most {usage.peak_memory_bytes} bytes of memory"
+    return f"{usage.wall_s:.2f} s, {usage.cpu_s:.2f} s of CPU, at most {usage.peak_memory_bytes} bytes of memory"
 
 
 def _amounts(units: tuple[str, ...], amounts: tuple[int, ...], of: tuple[int, ...] = ()) -> str:
