@@ -56,10 +56,17 @@ def fetch(
     if not paths and listing.truncated:
         raise click.ClickException("there are more files than one listing shows: name those that you want")
     for path in paths or sizes:
-        check_path(path)  # a listing is what the user's agent says
-        to = directory / path
+        to = directory / _inside(path)
         count = download(partial(_get, client, user, job, path, serial), to, sizes.get(path, 0))
         yield Said(f"{to}  {count} bytes", {"path": path, "bytes": count, "to": str(to)})
+
+
+def _inside(path: str) -> str:
+    """A path that stays below the directory: a listing is what the user's agent says."""
+    try:
+        return check_path(path)
+    except ValueError as error:
+        raise click.ClickException(f"the listing has {path!r}, which {error}") from None
 
 
 def _get(client: Client, user: str, job: str, path: str, serial: int | None, to: Path) -> int:

@@ -52,7 +52,8 @@ def rehearse(config: Config) -> Iterator[tuple[str, str | Unwell]]:
         with _scratch(config) as scratch, _silent():
             trio.run(_rehearse, scratch, found)
     except (ConfigError, JobdClientError, OSError, TimeoutError) as error:
-        found.setdefault("agent" if "agent" not in found else "run", Unwell(str(error), "see jobd's log"))
+        name = "run" if "agent" in found else "agent"
+        found[name] = Unwell(str(error), "start jobd and see what it logs")
     for name in ("agent", "run"):
         yield name, found.get(name) or Unwell("could not be tried", "mend the agent first")
 
@@ -60,12 +61,13 @@ def rehearse(config: Config) -> Iterator[tuple[str, str | Unwell]]:
 async def _rehearse(config: Config, found: dict[str, str | Unwell]) -> None:
     agents = config.agents
     patience_s = agents.start_s + agents.call_home_s + MARGIN_S
-    failed: list[Exception] = []
+    failed: list[BaseException] = []
     async with trio.open_nursery() as nursery:
 
         async def daemon() -> None:
             try:
                 await serve(config)
+                failed.append(KeyboardInterrupt())  # nothing else ends it
             except (ConfigError, OSError) as error:
                 failed.append(error)
             nursery.cancel_scope.cancel(reason="the scratch daemon has ended")

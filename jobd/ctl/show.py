@@ -98,10 +98,10 @@ def note(*parts: Part) -> None:
 
 
 def fields(**values: object) -> None:
-    """A line for each value that is there."""
+    """A line for each value that is there, and never more: no value can look like another's line."""
     for name, value in values.items():
         if value not in (None, ""):
-            line((f"  {name:9} ", "dim"), str(value))
+            line((f"  {name:9} ", "dim"), flat(str(value)))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,11 +1,16 @@
 """jobctl as an operator has it: a real process, its output into pipes or onto a terminal."""
 
+import contextlib
 import json
 import os
 import pty
 import shutil
+import socketserver
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +116,29 @@ def on_a_terminal(daemon: Daemon | None, *words: object, typed: bytes = b"", **m
     ran = Ran(process.wait(DEADLINE_S), written.decode(errors="surrogateescape"), "")
     assert "Traceback" not in ran.out, ran.out
     return ran
+
+
+@contextlib.contextmanager
+def standin(socket: Path, replies: Mapping[str, Any]) -> Iterator[None]:
+    """Something in the daemon's place, that answers GETs of these paths as it likes."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(replies[self.path]).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with socketserver.ThreadingUnixStreamServer(str(socket), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
 
 
 def with_own_codes(daemon: Daemon) -> Daemon:

@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from operatorseat import jobctl, on_a_terminal, output, script, with_own_codes
+from operatorseat import jobctl, on_a_terminal, output, script, standin, with_own_codes
 from realdaemon import Daemon
 
 from jobd.ctl.show import flat, plain, plain_pieces
@@ -36,7 +36,7 @@ def daemon(make_module_daemon) -> Daemon:
 
 
 SHOWN = {
-    "status alice wild": "[red]wild[/red]\n",
+    "status alice wild": "[red]wild[/red]\N{REPLACEMENT CHARACTER}2J\nback\n",
     "status alice canceled": "[red]wild[/red] back",
     "jobs": "[red]wild[/red] back",
     "runs alice canceled": "[red]wild[/red] back",
@@ -66,12 +66,51 @@ def test_hostile_progress_is_followed_without_harm(daemon: Daemon):
     seen = on_a_terminal(daemon, "run", "alice", "followed", "--code", "mad", path)
     assert seen.code == 0
     assert tame(seen.out), repr(seen.out)
-    for words in ("[red]wild[/red]", ":smile:", "{task.fields[state]}"):
-        assert words in re.sub(r"\s", "", seen.out), words
-    assert "━" in seen.out, "a bar"
+    bar = re.sub(r"\s", "", OURS.sub("", seen.out.partition("alice/followed")[0]))
+    assert "━" in bar
+    assert "[red]wild[/red]" in bar, bar
     again = jobctl(daemon, "run", "alice", "followed", "--code", "mad", path, "--force")
     assert tame(again.out), repr(again.out)
     assert tame(again.err), repr(again.err)
+
+
+HOSTILE = {  # worse than a real daemon would let through
+    "/v1/users/alice/jobs/x": {
+        "user": WILD, "job": WILD, "state": "failed", "serial": 1, "code": WILD, "mode": "batch", "log_tail": WILD,
+        "cause": {"code": WILD, "text": f"{WILD}\n  known     forged", "actor": WILD}, "end_confirmed": True,
+        "timeline": [{"number": 1, "at": WILD, "state": WILD, "name": WILD, "text": f"{WILD}\n  forged"}],
+    },
+    "/v1/users/alice/jobs/x/files": {"files": [{"path": f"../{WILD}", "bytes": 1, "age_s": 1}], "truncated": False},
+    "/v1/admin/agents": {
+        "agents": [{
+            "id": WILD, "user": WILD, "place": WILD, "generation": 1, "linked": False, "awake": True, "stage": WILD,
+            "failure": f"{WILD}\nforged", "failures": 1, "heard_s": 1, "questions": 0, "open_runs": [WILD],
+        }]
+    },
+    "/v1/admin/tree": {"tree": [{"depth": 1, "kind": WILD, "name": WILD, "doing": f"{WILD}\nforged", "cause": WILD}]},
+    "/v1/users/alice/library": {"files": [{"name": WILD, "bytes": 1, "sha256": WILD, "modified_at": WILD}]},
+}  # fmt: skip
+
+
+def test_nothing_that_comes_by_the_socket_steers_a_terminal_or_forges_a_line(tmp_path):
+    with standin(tmp_path / "s", HOSTILE):
+        for words in ("status alice x", "files alice x", "agents", "tree", "library list alice"):
+            piped = jobctl(None, *words.split(), JOBCTL_SOCKET=str(tmp_path / "s"))
+            assert piped.code == 0
+            assert tame(piped.out), repr(piped.out)
+            assert not re.search(r"(?m)^\s*(forged|known)", piped.out), piped.out
+            seen = on_a_terminal(None, *words.split(), JOBCTL_SOCKET=str(tmp_path / "s"))
+            assert tame(seen.out), repr(seen.out)
+
+
+def test_a_listing_cannot_lead_a_download_elsewhere(tmp_path):
+    with standin(tmp_path / "s", HOSTILE):
+        (tmp_path / "here").mkdir()
+        ran = jobctl(None, "fetch", "alice", "x", "-d", tmp_path / "here", JOBCTL_SOCKET=str(tmp_path / "s"))
+    assert (ran.code, ran.out) == (1, "")
+    assert re.fullmatch(r"jobctl: the listing has '../.*', which must be a relative path.*\n", ran.err), ran.err
+    assert sorted(os.listdir(tmp_path)) == ["here", "s"]
+    assert os.listdir(tmp_path / "here") == []
 
 
 def test_an_error_that_quotes_a_hostile_text_is_one_tame_line(daemon: Daemon):

@@ -7,7 +7,7 @@ import subprocess
 import click
 import pytest
 from operatorseat import COMMAND, environment, jobctl
-from realdaemon import DEADLINE_S
+from realdaemon import DEADLINE_S, HERE
 
 from jobd.ctl.command import jobctl as command_line
 
@@ -77,7 +77,10 @@ def test_help_and_completion(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_fault_of_ours():
     process = subprocess.Popen(
-        [*COMMAND, "config", "check", "/no/such"], env=environment(None), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "config", "check", HERE.parent.parent / "deploy" / "jobd-dev.toml"],
+        env=environment(None),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     process.stdout.close()
     assert (process.wait(DEADLINE_S), process.stderr.read()) == (1, b"")
