@@ -60,13 +60,23 @@ def checks(path: Path, offline: bool) -> Iterator[Check]:
         *([] if offline else [("daemon", _daemon)]),
         *(("code", partial(_code, each)) for each in sorted(Path(config.codes).glob("*.toml"))),
         ("codes", _codes),
-        ("backend", _backend),
     ]
     for name, check in every:
         yield _checked(name, partial(check, config))
+    backend = _checked("backend", partial(_backend, config))
+    yield backend
+    if backend.ok:
+        yield from _rehearsed(config)
+    else:
+        yield from (Check(name, False, "could not be tried", "mend the backend first") for name in ("agent", "run"))
+
+
+def _rehearsed(config: Config) -> Iterator[Check]:
     for name, found in rehearse(config):
-        ok = isinstance(found, str)
-        yield Check(name, ok, str(found), "" if isinstance(found, str) else found.advice)
+        if isinstance(found, Unwell):
+            yield Check(name, False, str(found), found.advice)
+        else:
+            yield Check(name, True, found)
 
 
 def _checked(name: str, check: Callable[[], str]) -> Check:

@@ -165,9 +165,11 @@ def test_a_pipe_gets_whole_lines_without_colours(daemon: Daemon):
 
 
 def test_a_locale_that_cannot_write_a_text_is_no_fault(daemon: Daemon):
-    ran = jobctl(daemon, "cancel", "alice", "canceled", "--reason", "\u6771", LC_ALL="C", PYTHONIOENCODING="ascii")
-    assert ran.code == 0
-    assert jobctl(daemon, "status", "alice", "canceled", PYTHONIOENCODING="ascii").out.isascii()
+    daemon.run("alice", "locale", "sleep 30")
+    ran = jobctl(daemon, "cancel", "alice", "locale", "--reason", "\u6771", PYTHONIOENCODING="ascii")
+    assert (ran.code, ran.err, ran.out.isascii()) == (0, "", True)
+    assert "\\u6771" in ran.out
+    daemon.until("alice", "locale", "canceled")
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

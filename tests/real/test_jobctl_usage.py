@@ -78,7 +78,7 @@ def test_help_and_completion(tmp_path):
 def test_a_reader_that_goes_away_is_no_fault_of_ours():
     process = subprocess.Popen(
         [*COMMAND, "config", "check", HERE.parent.parent / "deploy" / "jobd-dev.toml"],
-        env=environment(None),
+        env=environment(None, PYTHONUNBUFFERED=""),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
