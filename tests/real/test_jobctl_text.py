@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 from operatorseat import jobctl, on_a_terminal, output, script, standin, with_own_codes
 from realdaemon import Daemon
 
+from jobd.ctl import show
 from jobd.ctl.show import flat, plain, plain_pieces
 
 WILD = "\x1b]0;owned\x07\x1b[31m[red]wild[/red]\x1b[0m\x9b2J\r\n\u202eback\x08\x00"
@@ -132,6 +134,12 @@ def test_a_log_is_raw_in_a_pipe_and_plain_on_a_terminal(daemon: Daemon):
         assert (seen.code, seen.out) == (0, "[red]wild[/red]\N{REPLACEMENT CHARACTER}2J\r\nback\r\n"), repr(seen.out)
     lines = [each["line"] for each in jobctl(daemon, "log", "alice", "wild", "--json").lines]
     assert "".join(f"{line}\n" for line in lines) == raw.decode(errors="replace")
+
+
+def test_only_one_module_writes_to_the_terminal():
+    writes = re.compile(r"\bprint\(|\becho\(|std(out|err)\.(write|buffer)|markup=True")
+    modules = list(Path(show.__file__).parent.glob("*.py"))
+    assert [module.name for module in modules if writes.search(module.read_text())] == ["show.py"]
 
 
 def test_what_is_torn_between_two_pieces_is_put_together():
