@@ -135,7 +135,7 @@ class Oracle:
 
     def _new_verdict(self, epoch: Epoch, record: RunRecord) -> None:
         state: Any = record.state
-        self.universe.count(f"verdict {state.verdict}: {state.cause.code}")
+        self.universe.count(f"verdict: {state.verdict}: {state.cause.code}")
         self.universe.trace(f"verdict {epoch} {state.verdict} {state.cause.code}")
         self._check(
             is_true(self, epoch, record),
@@ -163,7 +163,7 @@ class Oracle:
         """No process of it is left."""
         execution.outcome, execution.exit_code, execution.ended = outcome, exit_code, trio.current_time()
         self.universe.trace(f"execution {execution.epoch} {outcome} {exit_code}")
-        self.universe.count(f"execution {outcome}")
+        self.universe.count(f"execution: {outcome}")
 
     def _check_limits(self, epoch: Epoch, record: RunRecord) -> None:
         if epoch in self.forgotten:
