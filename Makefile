@@ -59,6 +59,15 @@ test: agent codes ## all tests, with real processes and real codes
 simulate: .venv/ready ## the real daemon in virtual time; SEEDS=1000, or SEED=7 to replay one
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
+.PHONY: bench
+bench: agent ## measure speed and memory beside baselines: a table, and build/bench.json (5 minutes, on a quiet machine)
+	@$(BIN)/python -m tests.bench
+
+.PHONY: soak
+soak: agent codes ## the long tests: 10,000 seeds of the simulation, many requests from the API's own document
+	@$(BIN)/python -m tests.simulation --seeds 10000
+	@JOBD_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/real/test_openapi.py
+
 .PHONY: clean
 clean: ## remove what the targets made
 	@rm -rf .venv build *.egg-info

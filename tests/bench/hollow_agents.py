@@ -37,23 +37,25 @@ async def agent(state: Path, hello: Path) -> None:
         async def say(fact: Fact) -> None:
             await socket.send_message(codec.encode(fact))
 
-        async def beat() -> None:
-            while True:
-                await trio.sleep(5)
-                await say(Beat())
-
-        await say(Hello(1, 1, hello.parent.name, int(generation), BOOT, "3.11", 1, 0))
-        nursery.start_soon(beat)
-        number = 0
-        while True:
-            order = codec.decode(await socket.get_message(), Order, MESSAGE_BYTES_MAX)
-            if isinstance(order, Start):
+        async def run(starts: trio.MemoryReceiveChannel[Start]) -> None:
+            number = 0
+            async for start in starts:
                 while (state / "hold").exists():
                     await trio.sleep(0.02)
                 number += 2
-                await say(Taken(order.epoch))
-                await say(Started(number - 1, order.epoch, 0.0))
-                await say(Ended(number, order.epoch, "exited", 0.0, exit_code=0))
+                await say(Taken(start.epoch))
+                await say(Started(number - 1, start.epoch, 0.0))
+                await say(Ended(number, start.epoch, "exited", 0.0, exit_code=0))
+
+        await say(Hello(1, 1, hello.parent.name, int(generation), BOOT, "3.11", 1, 0))
+        put, take = trio.open_memory_channel[Start](1000)
+        nursery.start_soon(run, take)
+        while True:
+            order = codec.decode(await socket.get_message(), Order, MESSAGE_BYTES_MAX)
+            if isinstance(order, Start):
+                await put.send(order)
+            elif isinstance(order, Beat):
+                await say(order)
 
 
 if __name__ == "__main__":
