@@ -48,24 +48,45 @@ lonely_s = 2.0
 """
 
 
+@contextmanager
+def holding_ctrl_c() -> Iterator[None]:
+    """A Ctrl-C inside comes at its end: a process that has just been made must not be lost."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 class Daemon:
     """A jobd process of our own; killing it harms nothing that it supervises."""
 
     def __init__(self) -> None:
         (HOME / "jobd.toml").write_text(CONFIG)
-        self.process = self._start()
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> None:
+        """Start it, unless it lives, and wait until it serves."""
         address = STATE / "address"
-        address.unlink(missing_ok=True)
-        with (HOME / "jobd.log").open("ab") as log:
-            process = subprocess.Popen([BIN / "jobd", "--config", HOME / "jobd.toml"], stdout=log, stderr=log)
+        if self.process is None or self.process.poll() is not None:
+            address.unlink(missing_ok=True)
+            # In a session of its own: a terminal's Ctrl-C is for us, who need it once more, to cancel the run.
+            with (HOME / "jobd.log").open("ab") as log, holding_ctrl_c():
+                command = [BIN / "jobd", "--config", HOME / "jobd.toml"]
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + START_S
         while not address.exists():
-            if process.poll() is not None or time.monotonic() > until:
+            if self.process.poll() is not None or time.monotonic() > until:
                 sys.exit(f"jobd did not start; its log is {HOME / 'jobd.log'}")
             time.sleep(0.05)
-        return process
 
     def client(self) -> Client:
         """What the gateway's web server would use: the address and the service token."""
@@ -73,12 +94,14 @@ class Daemon:
 
     def kill_and_restart(self) -> None:
         """SIGKILL: no clean-up, no last word."""
-        self.process.send_signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.kill()
         self.process.wait()
-        self.process = self._start()
+        self.start()
 
     def stop(self) -> None:
         """SIGTERM: it detaches. The agents see that nobody needs them and end."""
+        assert self.process is not None
         self.process.terminate()
         self.process.wait(timeout=START_S)
 
@@ -197,9 +220,21 @@ def report(client: Client, first: RunView, second: RunView) -> bool:
     return first.state == "completed" and second.state == "canceled" and bool(second.end_confirmed)
 
 
+def end_run(daemon: Daemon) -> None:
+    """Cancel what still runs when the demo was cut short: a daemon that is merely stopped lets it go on."""
+    daemon.start()
+    client = daemon.client()
+    if client.status("alice", "melt").state not in ("missing", *OVER):
+        status = client.cancel("alice", "melt", reason="the demo was cut short")
+        say.print(f"  run {status.serial}: {status.state}")
+
+
 def clean_up(daemon: Daemon) -> bool:
-    """Stop the daemon; returns whether no process is left."""
-    daemon.stop()
+    """Cancel what runs and stop the daemon; returns whether no process is left."""
+    try:
+        end_run(daemon)
+    finally:
+        daemon.stop()
     until = time.monotonic() + START_S
     while (left := leftovers()) and time.monotonic() < until:
         time.sleep(0.2)
@@ -219,16 +254,23 @@ def main() -> int:
     FRAMES.mkdir(parents=True)
     say.rule("jobd demo")
     daemon = Daemon()
-    well = False
+    well = cut_short = False
     try:
+        daemon.start()
         say.print("[bold]1  Alice runs LAMMPS on 2 cores through the API[/]")
         first = watch_first_run(daemon, steps)
         say.print("[bold]2  She runs it again with another input, and cancels half-way[/]")
         second = cancel_second_run(daemon, steps)
         say.print("[bold]3  What came of it[/]")
         well = report(daemon.client(), first, second)
+    except KeyboardInterrupt:
+        cut_short = True
+        say.print("[bold]Ctrl-C: cleaning up ...[/]")
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it takes some seconds, and no longer than its limits
         well = clean_up(daemon) and well
+    if cut_short:
+        return 130
     say.print("  the daemon is stopped, no process is left" if well else f"  [red]see {HOME / 'jobd.log'}[/]")
     say.print("\nGo on: [bold]make run[/] starts a daemon to play with, and then, in another terminal,")
     say.print("  export JOBCTL_SOCKET=build/state/admin.sock")

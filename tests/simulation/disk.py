@@ -85,6 +85,8 @@ class Platter:
         table, key = self.tables[type(record)], _key(record)
         if key in table:
             table[key] = again
+            back = isinstance(record, RunRecord) and record.serial <= self._oracle.purged.get(record.job, 0)
+            self._universe.check(not back, lambda: f"C1: {record} was purged, and is back")
         if isinstance(record, RunRecord):
             missing = [each.path for each in record.inputs if not each.library and each.sha256 not in self.blobs]
             self._universe.check(not missing, lambda: f"C1: the inputs {missing} of {record} are not on disk")

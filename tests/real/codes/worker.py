@@ -39,7 +39,8 @@ def answer(question):
         return {"type": "application/x-blob", "bytes": 3, "result": {"words": args["words"]}}, b"abc"
     if method == "type":
         return {"type": args["type"], "bytes": 3}, b"abc"
-    return {"result": {"json": "x" * args.get("chars", 0), "pid": os.getpid(), "echo": args}}, b""
+    chars = args.get("chars", 0) if isinstance(args, dict) else 0
+    return {"result": {"json": "x" * chars, "pid": os.getpid(), "echo": args}}, b""
 
 
 for line in sys.stdin:
