@@ -21,7 +21,7 @@ from jobd.dispatch import Situation
 from jobd.errors import AgentUnavailable
 from jobd.gateway import Gateway
 from jobd.jobs import Jobs
-from jobd.scopes import Scope
+from jobd.scopes import Scope, outlive
 from jobd.store import Store
 from jobd.world import World
 from schemas.link import End
@@ -101,7 +101,7 @@ class Fleet:
         if agent.record.id not in self._tended:
             assert self._nursery is not None, "the fleet runs before anything wants an agent"
             self._tended.add(agent.record.id)
-            self._nursery.start_soon(self._tending, agent)
+            outlive(self._nursery, self._tending, agent, name=f"agent {agent.record.id}")
 
     # --- the life of one agent --------------------------------------------------------------------------------------
 

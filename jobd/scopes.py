@@ -6,7 +6,9 @@ child; a child of a cancelled scope is born cancelled. A scope leaves the tree w
 when its last child has left.
 """
 
-from collections.abc import Iterator
+import contextvars
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from types import TracebackType
 
 import trio
@@ -30,6 +32,12 @@ class Notice:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+
+def outlive(nursery: trio.Nursery, work: Callable[..., Awaitable[object]], *arguments: object, name: str) -> None:
+    """Start what outlives the request that asks for it, without that request's context: a task keeps a copy of its
+    starter's context for as long as it lives, and a web framework's holds the whole request."""
+    contextvars.Context().run(partial(nursery.start_soon, work, *arguments, name=name))
 
 
 class Scope:

@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +22,7 @@ import trio
 from jobd import runs
 from jobd.core import SHUTDOWN, Core
 from jobd.job import Run
+from jobd.scopes import outlive
 from jobd.store import Memory
 from schemas.records import Pending
 
@@ -61,7 +61,7 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
 
         def begin(run: Run) -> None:
             # Its places in the queues are taken here, in order: tasks start in any order.
-            nursery.start_soon(partial(runs.conduct, core, run, runs.hold(core, run)), name=f"run {run.key}")
+            outlive(nursery, runs.conduct, core, run, runs.hold(core, run), name=f"run {run.key}")
 
         core.begin = begin
         await nursery.start(core.fleet.run)

@@ -1,9 +1,11 @@
 """The cancel-scope tree."""
 
+import contextvars
+
 import pytest
 import trio
 
-from jobd.scopes import Notice, Scope
+from jobd.scopes import Notice, Scope, outlive
 from schemas.records import Cause
 
 USER = Cause("user")
@@ -135,3 +137,16 @@ async def test_a_notice_wakes_all_who_wait_and_remembers_nothing() -> None:
         assert not woken and len(notice) == 2
         notice.notify()
     assert sorted(woken) == ["a", "b"] and len(notice) == 0
+
+
+async def test_what_outlives_a_request_does_not_keep_its_context() -> None:
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+    seen: list[str] = []
+
+    async def work() -> None:
+        seen.append(request.get())
+
+    async with trio.open_nursery() as nursery:
+        request.set("a whole request")
+        outlive(nursery, work, name="work")
+    assert seen == ["none"]
