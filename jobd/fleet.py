@@ -54,11 +54,12 @@ class Fleet:
         for record in records:
             self._know(Agent(users[record.user], record, self._world.now()))
 
-    async def run(self) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tend every agent that is wanted, and those that were awake before a restart."""
         async with trio.open_nursery() as self._nursery:
+            task_status.started()
             for agent in list(self.agents.values()):
-                if agent.record.awake or self._jobs.runs_on(agent.record.id):
+                if agent.record.awake or self._has_work(agent):
                     self._tend(agent)
             await trio.sleep_forever()
 
@@ -230,9 +231,14 @@ class Fleet:
 
     def _is_needed(self, agent: Agent) -> bool:
         now = self._world.now().boot_s
-        if agent.waiting or agent.ops or any(self._jobs.runs_on(agent.record.id)):
+        if agent.waiting or agent.ops or self._has_work(agent):
             agent.used = now
         return now - agent.used < self._config.idle_s
+
+    def _has_work(self, agent: Agent) -> bool:
+        """Open runs; or directories to remove that it was not told of (a Welcome does), though nobody may come back."""
+        is_to_remove = agent.link is None and agent.user.id in self._jobs.removals
+        return is_to_remove or bool(self._jobs.runs_on(agent.record.id))
 
     def _stage(self, agent: Agent, scope: Scope, stage: str) -> None:
         scope.doing = agent.stage = stage

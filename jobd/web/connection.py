@@ -9,11 +9,14 @@
 """
 
 import logging
+import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
+from typing import Any
 
 import attrs
 import h11
@@ -22,15 +25,18 @@ from hypercorn import typing as asgi
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import EventWrapper, WorkerContext
+from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import parse_socket_addr
+
+from jobd.web import quick
+from jobd.web.http1 import PlainHTTP, ReadAhead
 
 LOG = logging.getLogger(__name__)
 
 MAX_RECV = 256 * 1024  # bytes a read; an upload is measurably slower with Hypercorn's 64 KiB
 SEND_BYTES_MAX = 256 * 1024  # what has stall_s to go out: a slow reader of a large chunk is not a stalled one
+SMALL_BYTES_MAX = 16 * 1024  # what is first offered to the kernel without asking whether it has room
 RECEIVE_QUEUE_MESSAGES_MAX = 4  # of at most MAX_RECV each: a body's memory while its handler does not read
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 _Put = Callable[[asgi.ASGIReceiveEvent], Awaitable[None]]
@@ -70,6 +76,7 @@ class Service:
     app: asgi.ASGIFramework
     limits: Limits
     state: Mapping[str, object]
+    is_hot: Callable[[str], bool]  # whether a GET of this path is answered at once and in one piece
     connections: "set[Connection]" = attrs.field(factory=set)
     stopping: bool = False
 
@@ -88,12 +95,17 @@ class Connection(TaskGroup):
         self._reply: list[Event] | None = None  # what one message of the app has come to, while it is gathered
         sock, head_max = stream.socket, service.limits.request_head_bytes_max
         config = Config.from_mapping(errorlog=None, include_server_header=False, h11_max_incomplete_size=head_max)
+        config.keep_alive_max_requests = sys.maxsize
         state = asgi.ConnectionState({**service.state, "peer": _prepare(sock, service.limits.stall_s)})
         client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
         app, context = ASGIWrapper(service.app), WorkerContext(None)
-        self._protocol = _PlainHTTP(app, config, context, self, state, False, client, server, self._send)
+        self._protocol = PlainHTTP(app, config, context, self, state, False, client, server, self._send)
         self._protocol.busy = busy
-        self._protocol.can_read = _ReadAhead(self._read_ahead)
+        self._quick_scope: dict[str, object] = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
+            "query_string": b"", "root_path": "", "client": client, "server": server, "state": state,
+        }  # fmt: skip
+        self._protocol.can_read = ReadAhead(self._read_ahead)
 
     async def run(self) -> None:
         """Read until no request can come any more; then the app hears http.disconnect and may end in its own time."""
@@ -126,20 +138,41 @@ class Connection(TaskGroup):
             data, self._ahead = self._ahead or await self._receive(), b""
             if self._reading.cancel_called:  # begin no request that we would leave at once
                 return
+            if self._head_bytes == 0 and await self._answer_quickly(data):
+                continue
             if self._head_bytes == 0:  # the deadline is fixed: later bytes do not move it
                 self._reading.deadline = trio.current_time() + self._limits.read_timeout_s
             if self._head_bytes >= 0:
                 self._head_bytes += len(data)
             await self._protocol.handle(RawData(data))
 
+    async def _answer_quickly(self, data: bytes) -> bool:
+        """Serve a request that quick.py knows, without h11, which stays as it was between two requests."""
+        request = quick.parse(data)
+        if request is None or not self._service.is_hot(request[0]) or not self._protocol.is_between_requests:
+            return False
+        scope: Any = {**self._quick_scope, "path": request[0], "headers": request[1]}
+        self._head_bytes, self._reading.deadline = -1, inf
+        answer = quick.Answer()
+        await self._service.app(scope, _nothing_comes, answer.send)
+        if not answer.encoded:
+            raise RuntimeError("a hot handler gave no whole answer")
+        await self._write(answer.encoded)
+        self._await_head(self._limits.keep_alive_s)
+        return True
+
     async def _receive(self) -> bytes:
         """The next bytes, or none when the peer is gone, which a stalled one is too."""
         # h11 looks at its limit only between reads: read no head further than one byte past it.
         size = max(1, self._limits.request_head_bytes_max + 1 - self._head_bytes) if self._head_bytes >= 0 else MAX_RECV
-        silence_s = self._limits.stall_s if self._protocol.connection.their_state is h11.SEND_BODY else inf
-        with suppress(*GONE), trio.fail_after(silence_s):
-            return await self._stream.receive_some(size)
-        return b""
+        is_body = self._protocol.connection.their_state is h11.SEND_BODY
+        try:
+            if not is_body:  # the head has a deadline of its own
+                return await self._stream.receive_some(size)
+            with trio.fail_after(self._limits.stall_s):
+                return await self._stream.receive_some(size)
+        except GONE:
+            return b""
 
     async def _read_ahead(self) -> None:
         """See the peer go while h11 takes no input. One that sends too much ahead is as good as gone."""
@@ -186,7 +219,13 @@ class Connection(TaskGroup):
 
     async def _write(self, data: bytes) -> None:
         """Write in the order of the calls; h11 has counted these bytes, so one that fails or is cut ends it all."""
-        ahead, mine, complete = self._last_write, trio.Event(), False
+        ahead = self._last_write
+        if len(data) <= SMALL_BYTES_MAX and not self._gone and (ahead is None or ahead.is_set()):
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = data[self._write_now(data) :]
+            if not data:
+                return
+        mine, complete = trio.Event(), False
         self._last_write = mine
         try:
             if ahead is not None and not ahead.is_set():
@@ -201,6 +240,13 @@ class Connection(TaskGroup):
                 self._gone = True
                 self._reading.cancel()
             mine.set()
+
+    def _write_now(self, data: bytes) -> int:
+        """Write what the kernel takes at once: for most answers that is all, for a tenth of the cost."""
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except OSError:  # no room, or nobody there: the slow way waits, or finds the same
+            return 0
 
     async def spawn_app(self, app: asgi.AppWrapper, config: Config, scope: asgi.Scope, send: _Send) -> _Put:
         """Start the app on one request; what is returned takes the body and the disconnect for it."""
@@ -243,42 +289,9 @@ class Connection(TaskGroup):
         return deliver
 
 
-class _PlainHTTP(H11Protocol):
-    """HTTP/1 without its ways out to other protocols."""
-
-    busy = False
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Do nothing, where Hypercorn would go over to HTTP/2."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        method, target, version = request.method, request.target, request.http_version
-        is_path = method != b"CONNECT" and target.startswith(b"/") and not target.startswith(b"//")
-        # Two lengths are two opinions of where the next request begins: somebody else's can be smuggled in between.
-        is_framed = not {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}
-        is_ours = is_path and is_framed
-        refused = 503 if self.busy else 505 if version not in (b"1.0", b"1.1") else None if is_ours else 400
-        if refused:
-            await self._send_error_response(refused)
-            return await self.send(Closed())
-        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        if len(headers) < len(request.headers):  # no websockets; a server may ignore Upgrade (RFC 9110, 7.8)
-            request = h11.Request(method=method, target=target, headers=headers, http_version=version)
-        return await super()._create_stream(request)
-
-
-class _ReadAhead(EventWrapper):
-    """H11Protocol waits for this while h11 is paused by a pipelined request; stock would not see the peer go."""
-
-    def __init__(self, read_ahead: Callable[[], Awaitable[None]]) -> None:
-        super().__init__()
-        self._read_ahead = read_ahead
-
-    async def wait(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_ahead)
-            await super().wait()
-            nursery.cancel_scope.cancel()
+async def _nothing_comes() -> asgi.ASGIReceiveEvent:
+    """The `receive` of a request without a body, whose handler is done before its peer could be seen to go."""
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _prepare(sock: trio.socket.SocketType, stall_s: float) -> Peer | None:

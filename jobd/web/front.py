@@ -34,6 +34,12 @@ CORS_HEADERS = (
 )
 
 
+def hot_paths(routes: tuple[Route, ...]) -> Callable[[str], bool]:
+    """Whether a GET of a path is one of the hottest reads."""
+    patterns = [_pattern(route.path) for route in routes if route.hot]
+    return lambda path: any(pattern.fullmatch(path) for pattern in patterns)
+
+
 def front(core: Core, door: Door, routes: tuple[Route, ...], control: Asgi) -> Asgi:
     """The app: what is not served here goes on to `control`."""
     ours = [(route, _pattern(route.path)) for route in routes if route.stream or route.hot]

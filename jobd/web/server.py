@@ -9,7 +9,7 @@ hypercorn.trio.serve, which is not safe for a daemon: tests/test_web_server.py s
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -28,10 +28,15 @@ async def serve_http(
     limits: Limits,
     *,
     state: Mapping[str, object] | None = None,
+    is_hot: Callable[[str], bool] = lambda _path: False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; `state` (which door this is) goes into each scope["state"]. Closes the listeners."""
-    service = Service(app, limits, state or {})
+    """Serve until cancelled; `state` (which door this is) goes into each scope["state"]. Closes the listeners.
+
+    A GET of a path that `is_hot` may be answered in its connection's own task: its handler must neither stream nor
+    wait for anything but the store.
+    """
+    service = Service(app, limits, state or {}, is_hot)
     stopped = trio.Event()
 
     async def accept(connections: trio.Nursery, grace: trio.CancelScope) -> None:

@@ -32,7 +32,7 @@ CODE = Code(
     "A code",
     "1",
     {"sequential": CodeMode(("sim",), cores_max=4, limits=ModeLimits(memory_bytes=1 << 20))},
-    analysis=Analysis(("worker",), methods=("frame",)),
+    analysis=Analysis(("worker",), methods=("frame",), compute=("square",)),
 )
 
 
@@ -151,6 +151,7 @@ class Bench:
     core: Core
     disk: MemoryDisk
     nursery: trio.Nursery
+    chance: random.Random
     begun: list[Any] = field(factory=list)
 
     async def ask(self, plan: Any, request: Request | None = None) -> Any:
@@ -168,7 +169,7 @@ class Bench:
         key = user.id, PLACE
         if key not in self.core.fleet.agents:
             record = AgentRecord(self.core.world.new_id("a"), user.id, PLACE)
-            self.core.fleet.agents[key] = Agent(user, record, self.core.world.now())
+            self.core.fleet.restore({user.id: user}, (record,))
             self.core.store.put(record)
         agent, wire = self.core.fleet.agents[key], wire or Wire()
         wire.say(Hello(1, 1, agent.record.id, agent.record.generation, "boot", "3.11", 1, agent.record.fact, **hello))
@@ -178,13 +179,14 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(**config: Any) -> AsyncGenerator[Bench, None]:
+async def bench(disk: Any = None, **config: Any) -> AsyncGenerator[Bench, None]:
     """A bench, its store running."""
-    disk = MemoryDisk()
+    disk = disk or MemoryDisk()
     async with trio.open_nursery() as nursery:
         backend = FakeBackend(Place(nursery, _live))
-        core = Core(configuration(**config), {"sim": CODE}, InlineWorld(), disk, backend, NoDoors())
-        built = Bench(core, disk, nursery)
+        world = InlineWorld()
+        core = Core(configuration(**config), {"sim": CODE}, world, disk, backend, NoDoors())
+        built = Bench(core, disk, nursery, world.chance)
         core.begin = built.begun.append
         nursery.start_soon(core.store.run)
         nursery.start_soon(core.fleet.run)
@@ -199,7 +201,7 @@ async def _live(_spec: AgentSpec) -> None:
 def configuration(**config: Any) -> Config:
     """Small numbers."""
     requests = Requests(jobs_cached_max=config.pop("jobs_cached_max", 100))
-    tiers = {"default": Tier(sequential=2, parallel=1, pending_max=5)}
+    tiers = {"default": Tier(sequential=2, parallel=1, pending_max=5), "large": Tier(sequential=9)}
     return Config("/bench", "/bench/codes", tiers=tiers, host=Host(4, 1 << 30), requests=requests, **config)
 
 

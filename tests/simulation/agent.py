@@ -1,7 +1,6 @@
 """The fake agent, true to schemas/link.py and to what the real one keeps on disk over its death."""
 
 import contextlib
-from collections import deque
 
 import trio
 from attrs import define, evolve, field
@@ -9,35 +8,25 @@ from attrs import define, evolve, field
 from backends.base import AgentSpec
 from jobd.link import LinkClosed
 from jobd.scopes import Notice
-from schemas import codec
 from schemas.link import (
-    MESSAGE_BYTES_MAX,
     PROTOCOL,
     PROTOCOL_MIN,
-    Ack,
-    Analyse,
-    Answer,
-    Beat,
-    Drop,
-    End,
     Ended,
     Epoch,
     Fact,
     Held,
     Hello,
-    Order,
     Progress,
+    Removed,
     Start,
     Started,
     Stop,
     Taken,
-    Welcome,
 )
 
+from .connection import Connection
 from .machine import Control, Journal, Machine, Refused
-from .wire import End as WireEnd
 
-HANDSHAKE_S_MAX = 10.0
 REDIAL_S_MAX = 2.0
 
 
@@ -50,6 +39,8 @@ async def live(machine: Machine, spec: AgentSpec) -> None:
     universe = machine.universe
     universe.trace(f"agent {spec.agent} generation {spec.generation} begins")
     await trio.sleep(universe.up_to(universe.climate.deed_s))
+    if machine.ails(spec) == "stillborn":
+        return
     agent = FakeAgent(machine, spec, machine.journals.setdefault(spec.agent, Journal()))
     await agent.live()
     universe.trace(f"agent {spec.agent} generation {spec.generation} leaves")
@@ -65,7 +56,7 @@ class FakeAgent:
     tended: set[Epoch] = field(factory=set)  # runs of this process that have not ended
     grown: Notice = field(factory=Notice)
     up: Notice = field(factory=Notice)
-    connection: "Connection | None" = None
+    connection: Connection | None = None
     nursery: trio.Nursery = field(init=False)
 
     async def live(self) -> None:
@@ -84,7 +75,7 @@ class FakeAgent:
         while True:
             try:
                 # The real one reads its token at each dialling.
-                wire = await self.machine.dial(self.spec.agent, self.machine.place.setups[self.spec.agent].token)
+                wire = await self.machine.dial(self.spec, self.machine.place.setups[self.spec.agent].token)
             except LinkClosed:
                 pause_s = min(REDIAL_S_MAX, 2 * pause_s)
             except Refused:
@@ -134,7 +125,21 @@ class FakeAgent:
             self.machine.universe.violate(f"C2: Start was sent for {epoch}, which was claimed before")
         else:
             self.machine.controls[epoch] = Control(order)
+            self.machine.oracle.directories.add(epoch)
             self._tend(epoch, recovered=False)
+
+    async def remove(self, upto: Epoch) -> None:
+        """Delete run directories, and say so; what is refused or fails jobd asks again at the next Welcome."""
+        universe, directories = self.machine.universe, self.machine.oracle.directories
+        if any(each.job == upto.job and each.serial <= upto.serial for each in self.tended):
+            return
+        await self._fsync()
+        if universe.happens(universe.climate.removal_fails):
+            universe.count("fault: removal failed")
+            return
+        gone = {each for each in directories if each.job == upto.job and each.serial <= upto.serial}
+        directories -= gone
+        self.post(Removed(upto))
 
     def stop(self, epoch: Epoch, grace_s: float) -> None:
         """Have a run ended."""
@@ -189,7 +194,8 @@ class FakeAgent:
             with trio.move_on_after(20 + self.machine.universe.up_to(20.0, 1)):
                 await control.changed.wait()
                 continue
-            self.post(Progress(epoch, chance.random(), "so far", {"view": chance.randrange(9)}))
+            metrics = {"energy": chance.random(), "step": 1.0 * chance.randrange(9)}
+            self.post(Progress(epoch, chance.random(), "so far", {"view": chance.randrange(9)}, metrics))
 
     def _lie(self) -> None:
         universe = self.machine.universe
@@ -204,109 +210,3 @@ class FakeAgent:
 
     async def _fsync(self) -> None:
         await trio.sleep(self.machine.universe.up_to(self.machine.universe.climate.journal_s))
-
-
-class Connection:
-    """One connection, from Hello to its loss."""
-
-    def __init__(self, agent: FakeAgent, wire: WireEnd) -> None:
-        self.welcomed = False
-        self.ended = False
-        self._agent = agent
-        self._wire = wire
-        self._outward: deque[Fact] = deque()
-        self._wake = Notice()
-        self._heard = 0.0
-        self._ops: dict[str, trio.CancelScope] = {}
-
-    async def live(self) -> None:
-        """Returns when it is lost."""
-        with contextlib.suppress(LinkClosed, trio.TooSlowError):
-            with trio.fail_after(HANDSHAKE_S_MAX):
-                await self._wire.send(codec.encode(self._agent.hello()))
-                order = await self._receive()
-            if isinstance(order, End):
-                self.ended = True
-                return
-            universe = self._agent.machine.universe
-            if not isinstance(order, Welcome):
-                universe.violate(f"jobd began with {order}")
-                return
-            await self._converse(order)
-
-    async def _converse(self, welcome: Welcome) -> None:
-        agent = self._agent
-        self.welcomed, agent.connection, self._heard = True, self, trio.current_time()
-        agent.journal.ack(welcome.acked)
-        for epoch in welcome.stop:
-            agent.stop(epoch, 0.0)
-        agent.up.notify()
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._write)
-            self._nursery.start_soon(self._send_facts, welcome.acked)
-            self._nursery.start_soon(self._watch_silence)
-            with contextlib.suppress(LinkClosed):
-                while not self.ended:
-                    self._take(await self._receive())
-            self._nursery.cancel_scope.cancel()
-
-    def queue(self, fact: Fact) -> None:
-        """To be sent, in order."""
-        self._outward.append(fact)
-        self._wake.notify()
-
-    def _take(self, order: Order) -> None:
-        if isinstance(order, Beat):
-            self._heard = trio.current_time()
-            self.queue(order)
-        elif isinstance(order, Ack):
-            self._agent.journal.ack(order.number)
-        elif isinstance(order, End):
-            self.ended = True
-        elif isinstance(order, Drop):
-            if order.op in self._ops:
-                self._ops[order.op].cancel()
-        elif isinstance(order, Analyse):
-            self._nursery.start_soon(self._answer, order)
-        elif isinstance(order, Start | Stop):
-            self._agent.obey(order)
-        else:
-            self._agent.machine.universe.violate(f"jobd sent {order} to an agent that was welcomed")
-
-    async def _answer(self, op: Analyse) -> None:
-        chance = self._agent.machine.universe.chance
-        with trio.CancelScope() as self._ops[op.op]:
-            await trio.sleep(self._agent.machine.universe.up_to(chance.choice([0.0, 0.1, 1.0, 60.0]), 1))
-            known = op.epoch in self._agent.machine.controls
-            result = [op.epoch.job, op.epoch.serial, op.arguments]
-            self.queue(Answer(op.op, result) if known else Answer(op.op, error="no_frame", text="there is none"))
-        del self._ops[op.op]
-
-    async def _receive(self) -> Order:
-        order: Order = codec.decode(await self._wire.receive(), Order, MESSAGE_BYTES_MAX)
-        return order
-
-    async def _write(self) -> None:
-        with contextlib.suppress(LinkClosed):
-            while True:
-                if not self._outward:
-                    await self._wake.wait()
-                    continue
-                await self._wire.send(codec.encode(self._outward.popleft()))
-
-    async def _send_facts(self, sent: int) -> None:
-        universe, journal = self._agent.machine.universe, self._agent.journal
-        while True:
-            for fact in journal.after(sent):
-                self.queue(fact)
-                sent = fact.number
-                if universe.happens(universe.climate.duplicates):
-                    universe.count("fault: a fact twice")
-                    again = [each for each in journal.after(0) if each.number <= sent]
-                    self.queue(universe.chance.choice(again or [fact]))
-            await self._agent.grown.wait()
-
-    async def _watch_silence(self) -> None:
-        while (silence_s := trio.current_time() - self._heard) < self._agent.spec.silence_s:
-            await trio.sleep(self._agent.spec.silence_s - silence_s + 0.01)  # virtual time must move
-        self._wire.close()

@@ -18,6 +18,7 @@ from jobd.facts import serve_link
 from jobd.supervisor import running
 
 from .disk import FakeDisk, Platter
+from .fairness import FairPool
 from .life import Life, SimWorld
 from .machine import Machine, MemoryGateway
 from .universe import Universe
@@ -39,7 +40,7 @@ CODES = {
             "sequential": CodeMode(("sim", "{cores}"), limits=LIMITS),
             "parallel": CodeMode(("sim", "{cores}"), cores_max=3, cores=2, limits=LIMITS),
         },
-        analysis=Analysis(("worker",), methods=("frame",)),
+        analysis=Analysis(("worker",), methods=("frame",), compute=("square",)),
     )
 }
 
@@ -53,13 +54,18 @@ def configuration(universe: Universe) -> Config:
     return Config(
         state="/simulated",
         codes="/simulated/codes",
-        tiers={"default": Tier(sequential=2, parallel=1, pending_max=6)},
-        host=Host(cores=4, memory_bytes=4 * MEMORY_BYTES),
+        tiers={
+            "default": Tier(sequential=2, parallel=1, pending_max=6, library_files=3),
+            "small": Tier(sequential=1, parallel=0, pending_max=2, library_files=2),
+            "large": Tier(sequential=3, parallel=2, pending_max=9, library_files=4),
+        },
+        # Runs whose end nobody can prove keep their slots: who falls ill with runs must leave the others theirs.
+        host=Host(13, 9 * MEMORY_BYTES) if universe.sick and universe.sick_from else Host(4, 4 * MEMORY_BYTES),
         agents=Agents(
             start_s=20.0, call_home_s=20.0, backoff_s_max=8.0, heartbeat_s=10.0, silence_s=25.0, away_s=30.0,
             idle_s=60.0, poll_s=4.0, lonely_s=200.0, ops_max=4,
         ),
-        requests=Requests(jobs_cached_max=universe.chance.choice([2, 5, 100])),
+        requests=Requests(jobs_cached_max=universe.chance.choice([2, 5, 100]), tokens_per_user_max=4),
     )  # fmt: skip
 
 
@@ -101,6 +107,7 @@ class Daemon:
         backend = FakeBackend(self.machine.place, partial(self._mishap, life))
         disk = FakeDisk(self.platter, self.universe, life)
         core = Core(self.config, CODES, SimWorld(self.universe, life), disk, backend, gateway)
+        core.broker.host = FairPool(self.universe, core.broker.host)
         gateway.serve = partial(serve_link, core)
         return core
 
@@ -150,7 +157,8 @@ class Daemon:
         if self.life is not None:
             self.universe.trace("jobd is killed")
             self.down_s = down_s
-            self.life.kill()
+            life, self.life, self.core = self.life, None, None
+            life.kill()
 
     def stop(self, down_s: float) -> None:
         """SIGTERM."""

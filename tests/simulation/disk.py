@@ -2,12 +2,23 @@
 way to it, with failures. Records go through the codec, so that what would not survive a real disk does not here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobd.store import Blob, Memory, Write
+from jobd.states import api_state
+from jobd.store import Blob, Delete, Memory, Purge, Selection, Totals, Write
 from schemas import codec
-from schemas.records import AgentRecord, Ended, JobRecord, RunRecord, UserRecord
+from schemas.records import (
+    AgentRecord,
+    Ended,
+    JobRecord,
+    LibraryRecord,
+    RemovalRecord,
+    RunRecord,
+    SeriesRecord,
+    TokenRecord,
+    UserRecord,
+)
 
 from .life import Life
 from .oracle import Oracle
@@ -17,42 +28,69 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Platter:
-    """What is committed: records as texts."""
+    """What is committed: tables of records as they came back from the codec."""
 
     def __init__(self, universe: Universe, oracle: Oracle) -> None:
         self._universe = universe
         self._oracle = oracle
-        self.records: dict[tuple[Any, ...], str] = {}
-        self.runs: dict[tuple[str, int], RunRecord] = {}  # the same, decoded
+        self.tables: dict[type, dict[Any, Any]] = {kind: {} for kind in KINDS}
         self.blobs: dict[str, bytes] = {}
         self.fails_until = 0.0
 
     def commit(self, batch: Sequence[Write]) -> None:
-        """All of it, now: nobody sees what a batch itself replaces."""
-        for blob in batch:
-            if isinstance(blob, Blob):
-                self.blobs[blob.sha256] = blob.content
-        for record in {_key(write): write for write in batch if not isinstance(write, Blob)}.values():
-            self._put(record)
+        """All of it, in order and at once: the oracle is told of each record as the batch leaves it, because nobody
+        else sees what a batch itself replaces (and one whose word was lost comes again)."""
+        left: dict[Any, Any] = {}
+        for write in batch:
+            if isinstance(write, Blob):
+                self.blobs[write.sha256] = write.content
+            elif isinstance(write, Purge):
+                self._purge(write)
+                left[write] = write
+            elif isinstance(write, Delete):
+                self.tables[write.kind].pop(write.id, None)
+                left.pop((write.kind, write.id), None)
+                left[write] = write
+            else:
+                key = type(write), _key(write)
+                self.tables[key[0]][key[1]] = write
+                left.pop(key, None)
+                left[key] = write
+        for write in left.values():
+            self._tell(write)
         self._universe.trace(f"commit {len(batch)}")
 
     def select(self, kind: type) -> list[Any]:
         """All records of a kind."""
-        return [self._decode(text, kind) for key, text in self.records.items() if key[0] is kind]
+        return list(self.tables[kind].values())
 
-    def _put(self, record: Any) -> None:
-        text = codec.dumps(codec.to_data(record))
-        again = self._decode(text, type(record))
+    def _purge(self, purge: Purge) -> None:
+        for kind in (RunRecord, SeriesRecord):
+            table = self.tables[kind]
+            for key in [key for key in table if key[0] == purge.job and key[1] <= purge.serial]:
+                del table[key]
+
+    def _tell(self, write: Any) -> None:
+        if isinstance(write, Purge):
+            self._oracle.purged_runs(write.job, write.serial)
+        elif isinstance(write, Delete):
+            self._oracle.deleted(write.kind, write.id)
+        else:
+            self._oracle.committed(self._kept(write))
+
+    def _kept(self, record: Any) -> Any:
+        """The record as a real disk would give it back."""
+        again = codec.decode(codec.dumps(codec.to_data(record)), type(record), RECORD_BYTES_MAX)
         self._universe.check(again == record, lambda: f"the codec changed {record} to {again}")
-        self.records[_key(record)] = text
+        table, key = self.tables[type(record)], _key(record)
+        if key in table:
+            table[key] = again
+            back = isinstance(record, RunRecord) and record.serial <= self._oracle.purged.get(record.job, 0)
+            self._universe.check(not back, lambda: f"C1: {record} was purged, and is back")
         if isinstance(record, RunRecord):
-            self.runs[record.job, record.serial] = again
-            missing = [each.path for each in record.inputs if each.sha256 not in self.blobs]
+            missing = [each.path for each in record.inputs if not each.library and each.sha256 not in self.blobs]
             self._universe.check(not missing, lambda: f"C1: the inputs {missing} of {record} are not on disk")
-        self._oracle.committed(again)
-
-    def _decode(self, text: str, kind: type) -> Any:
-        return codec.decode(text, kind, RECORD_BYTES_MAX)
+        return again
 
 
 class FakeDisk:
@@ -65,21 +103,20 @@ class FakeDisk:
 
     def load(self) -> Memory:
         """Everything that must be in memory."""
-        runs = sorted(self._platter.runs.values(), key=lambda run: run.order)
-        jobs = {run.job for run in runs if not isinstance(run.state, Ended)}
-        newest: dict[str, int] = {}
-        for run in runs:
-            newest[run.job] = max(run.serial, newest.get(run.job, 0))
+        select = self._platter.select
+        runs = sorted(select(RunRecord), key=lambda run: run.order)
+        opened = {_key(run) for run in runs if not isinstance(run.state, Ended)}
+        jobs = {job for job, _ in opened}
+        newest = _newest(runs)
         return Memory(
-            users=tuple(self._platter.select(UserRecord)),
-            agents=tuple(self._platter.select(AgentRecord)),
-            jobs=tuple(job for job in self._platter.select(JobRecord) if job.id in jobs),
-            runs=tuple(
-                run
-                for run in runs
-                if run.job in jobs and (not isinstance(run.state, Ended) or run.serial == newest[run.job])
-            ),
+            users=tuple(select(UserRecord)),
+            agents=tuple(select(AgentRecord)),
+            jobs=tuple(job for job in select(JobRecord) if job.id in jobs),
+            runs=tuple(run for run in runs if run.job in jobs and (_key(run) in opened or newest[run.job] is run)),
             order=runs[-1].order if runs else 0,
+            series=tuple(each for each in select(SeriesRecord) if _key(each) in opened),
+            removals=tuple(select(RemovalRecord)),
+            tokens=tuple(select(TokenRecord)),
         )
 
     def write(self, batch: Sequence[Write]) -> None:
@@ -103,16 +140,64 @@ class FakeDisk:
         return None
 
     def runs(self, job: str) -> tuple[RunRecord, ...]:
-        """All runs of a job, oldest first."""
-        found = [run for run in self._platter.runs.values() if run.job == job]
+        """All kept runs of a job, oldest first."""
+        found = [run for run in self._platter.select(RunRecord) if run.job == job]
         return tuple(sorted(found, key=lambda run: run.serial))
+
+    def series(self, job: str, serial: int) -> SeriesRecord | None:
+        """The kept scalars of a run."""
+        return self._platter.tables[SeriesRecord].get((job, serial))
+
+    def jobs(self, selection: Selection) -> tuple[tuple[JobRecord, RunRecord], ...]:
+        """The jobs that are selected, in order, each with its newest run."""
+        newest = _newest(self._platter.select(RunRecord))
+        found = [
+            (job.id if selection.user is None else job.name, job, newest[job.id])
+            for job in self._platter.select(JobRecord)
+            if job.id in newest and selection.user in (None, job.user)
+        ]
+        return tuple(
+            (job, run)
+            for key, job, run in sorted(found, key=lambda each: each[0])
+            if key > selection.after
+            and selection.state in (None, api_state(run.state))
+            and selection.code in (None, run.code)
+        )[: selection.limit]
+
+    def usage(self, user: str) -> Totals:
+        """What this user has used."""
+        jobs = [job for job in self._platter.select(JobRecord) if job.user == user]
+        return Totals(sum(job.runs for job in jobs), sum(job.core_s for job in jobs), sum(job.cpu_s for job in jobs))
+
+    def used(self, user: str, after: str, limit: int) -> tuple[JobRecord, ...]:
+        """The user's jobs that used something, by name."""
+        jobs = [job for job in self._platter.select(JobRecord) if job.user == user and job.name > after and job.runs]
+        return tuple(sorted(jobs, key=lambda job: job.name)[:limit])
+
+    def library(self, user: str) -> tuple[LibraryRecord, ...]:
+        """The user's library."""
+        return tuple(file for file in self._platter.select(LibraryRecord) if file.user == user)
 
     def blob(self, sha256: str) -> bytes | None:
         """The bytes of an input."""
         return self._platter.blobs.get(sha256)
 
 
-def _key(record: Any) -> tuple[Any, ...]:
-    if isinstance(record, RunRecord):
-        return RunRecord, record.job, record.serial
-    return type(record), record.id
+KINDS = (
+    UserRecord, AgentRecord, JobRecord, RunRecord, SeriesRecord, RemovalRecord, TokenRecord, LibraryRecord,
+)  # fmt: skip
+
+
+def _key(record: Any) -> Any:
+    if isinstance(record, RunRecord | SeriesRecord):
+        return record.job, record.serial
+    return record.job if isinstance(record, RemovalRecord) else record.id
+
+
+def _newest(runs: Iterable[RunRecord]) -> dict[str, RunRecord]:
+    """The newest run of each job."""
+    found: dict[str, RunRecord] = {}
+    for run in runs:
+        if run.job not in found or found[run.job].serial < run.serial:
+            found[run.job] = run
+    return found

@@ -95,7 +95,7 @@ class Faults:
 
     def clock_jump(self) -> bool:
         """The wall clock is set."""
-        self.universe.wall_offset_s += self.universe.chance.choice([-3600.0, 3600.0, 1e6])
+        self.universe.set_clock(self.universe.chance.choice([-3600.0, 3600.0, 1e6]))
         return True
 
     def garbage(self) -> bool:

@@ -2,10 +2,12 @@
 
 from collections import deque
 from functools import partial
+from math import inf
 
 import trio
 from attrs import define, evolve, field
 
+from backends.base import AgentSpec
 from backends.fake import Place
 from jobd.agent import Agent
 from jobd.facts import serve_link
@@ -15,7 +17,8 @@ from schemas import codec
 from schemas.link import MESSAGE_BYTES_MAX, Ended, Epoch, Order, Start, Started
 
 from .life import Life
-from .oracle import Execution, Oracle
+from .oracle import Oracle
+from .truth import Execution
 from .universe import Universe
 from .wire import End, Wire
 
@@ -81,10 +84,25 @@ class Machine:
     controls: dict[Epoch, Control] = field(factory=dict)
     wires: list[Wire] = field(factory=list)
 
-    async def dial(self, agent: str, token: str) -> End:
+    def ails(self, spec: AgentSpec) -> str:
+        """How this user's agents fail now, whatever is done; empty for the healthy."""
+        ailment = self.universe.sick.get(self.oracle.users[spec.user], "")
+        if not ailment or trio.current_time() < self.universe.sick_from:
+            return ""
+        self.universe.count(f"fault: {ailment} for ever")
+        return ailment
+
+    async def fall_ill(self) -> None:
+        """What the sick user's agents have when their time comes is gone: they are killed, and come back as they do."""
+        await trio.sleep(self.universe.sick_from)
+        for process in list(self.place.processes.values()):
+            if self.ails(process.spec):
+                self.place.kill(process.handle)
+
+    async def dial(self, spec: AgentSpec, token: str) -> End:
         """Call home; raises LinkClosed or Refused."""
         await trio.sleep(self.universe.up_to(self.universe.climate.latency_s))
-        door = self.doors.get(agent)
+        door = self.doors.get(spec.agent)
         if door is None or door.life.is_dead:
             raise LinkClosed("nobody listens")
         if not door.agent.accepts(token):
@@ -92,6 +110,10 @@ class Machine:
         self.wires = [wire for wire in self.wires if not wire.over]
         wire = Wire(self.universe)
         self.wires.append(wire)
+        if (ailment := self.ails(spec)) == "half-open":
+            wire.half_open(self.universe.chance.choice([(True, True), (True, False), (False, True)]))
+        elif ailment == "stalled":
+            wire.stall(inf)
         door.connect(wire)
         return wire.agent
 

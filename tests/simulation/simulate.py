@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from collections import Counter
 from functools import partial
 
 import trio
@@ -10,17 +11,20 @@ import trio.testing
 from backends.fake import Place
 
 from . import agent
+from .answers import Answers
+from .belongings import Belongings
 from .clients import Client
 from .daemon import Daemon, configuration
 from .disk import Platter
+from .ending import census, until_idle, until_over
 from .faults import Faults
 from .machine import Machine
+from .operators import Operator
 from .oracle import Oracle
+from .tab import World
 from .universe import Universe, Violation, seeded_scheduler
 
 WORK_S = 200.0  # how long users and faults are busy
-CALM_S_MAX = 1500.0  # in which everything must have ended after that
-IDLE_S = 400.0  # in which everything must be gone after that
 
 
 class _Tracebacks(logging.Handler):
@@ -73,66 +77,40 @@ async def _universe(universe: Universe, work_s: float, faults: bool) -> None:
             machine.place = Place(nursery, partial(agent.live, machine))
             daemon = Daemon(universe, oracle.config, platter, machine)
             nursery.start_soon(daemon.run)
-            await _work(universe, Faults(universe, machine, daemon, platter), daemon, oracle, work_s, faults)
+            world = World(universe, oracle, Answers(universe, oracle), Belongings(universe), daemon)
+            await trio.testing.wait_all_tasks_blocked()
+            tasks = census()
+            await _work(world, Faults(universe, machine, daemon, platter) if faults else None, work_s)
             universe.calm = True
             platter.fails_until = 0.0
-            await _until_over(universe, daemon, oracle)
-            oracle.check_end()
-            await _until_idle(universe, daemon, machine)
+            await _end(world, tasks)
             universe.counts["virtual seconds"] = int(trio.current_time())
             nursery.cancel_scope.cancel()
 
 
-async def _work(
-    universe: Universe, faults: Faults, daemon: Daemon, oracle: Oracle, work_s: float, with_faults: bool
-) -> None:
-    chance = universe.chance
+async def _end(world: World, tasks: Counter[str]) -> None:
+    """What ails a sick user's agents ends only when all others are served."""
+    if world.universe.sick:
+        await until_over(world)
+        world.universe.count("healed")
+        world.universe.sick.clear()
+    await until_over(world)
+    world.oracle.check_end()
+    world.answers.check_end()
+    await until_idle(world, tasks)
+
+
+async def _work(world: World, faults: Faults | None, work_s: float) -> None:
+    chance = world.universe.chance
     async with trio.open_nursery() as nursery:
-        for number in range(chance.randint(1, 4)):
+        for number in range(chance.choice([1, 2, 3, 4, 6])):
             jobs = tuple(f"job{each}" for each in range(chance.randint(1, 4)))
-            nursery.start_soon(Client(universe, oracle, daemon, f"user{number}", jobs).live, work_s)
-        if with_faults:
-            nursery.start_soon(faults.run, work_s)
+            nursery.start_soon(Client(world, f"user{number}", jobs).live, work_s)
+        if faults is None:
+            world.universe.calm = True
+            world.universe.sick.clear()
         else:
-            universe.calm = True
-
-
-async def _until_over(universe: Universe, daemon: Daemon, oracle: Oracle) -> None:
-    with trio.move_on_after(CALM_S_MAX):
-        while oracle.open or daemon.core is None or daemon.core.store.committed < daemon.core.store.sequence:
-            await trio.sleep(5.0)
-        return
-    runs = "; ".join(f"{oracle.jobs[run.job]} {run.serial} {run.state}" for run in oracle.open)
-    tree = (
-        [f"{'  ' * depth}{scope.kind} {scope.name}: {scope.doing}" for depth, scope in daemon.core.root.walk()]
-        if daemon.core
-        else []
-    )
-    universe.violate(f"C3: not over {CALM_S_MAX:g} s after the last fault: {runs}\n" + "\n".join(tree))
-
-
-async def _until_idle(universe: Universe, daemon: Daemon, machine: Machine) -> None:
-    left: list[str] = []
-    with trio.move_on_after(IDLE_S):
-        while left := _left(daemon, machine):
-            await trio.sleep(5.0)
-    universe.check(not left, lambda: f"C11: left {IDLE_S:g} s after the end: {left}")
-
-
-def _left(daemon: Daemon, machine: Machine) -> list[str]:
-    core = daemon.core
-    if core is None:
-        return ["no jobd"]
-    left = [f"scope {scope.kind} {scope.name}: {scope.doing}" for depth, scope in core.root.walk() if depth]
-    for each in core.fleet.agents.values():
-        if each.record.awake or each.ops or each.waiting or each.link:
-            left.append(f"agent {each.record}, {each.ops}, {each.waiting}, {each.link}, {each.stage}")
-    left += [f"process {process.spec}" for process in machine.place.processes.values()]
-    left += [f"open run {run.key} {run.record.state}" for run in core.jobs.open_runs()]
-    left += [f"fact {fact}" for journal in machine.journals.values() for fact in journal.facts]
-    left += [f"held {epoch}" for journal in machine.journals.values() for epoch in journal.runs]
-    if not core.broker.host.idle or any(core.broker.host.used):
-        left.append(f"host slots {core.broker.host.used}")
-    if core.store.committed < core.store.sequence:
-        left.append("uncommitted records")
-    return left
+            nursery.start_soon(faults.run, work_s)
+            nursery.start_soon(world.daemon.machine.fall_ill)
+            if chance.random() < 0.4:
+                nursery.start_soon(Operator(world).live, work_s)

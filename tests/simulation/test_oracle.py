@@ -3,6 +3,7 @@
 These are the only tests that replace parts of jobd; they test the simulation, not jobd.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,20 @@ import trio
 
 from jobd import dispatch, facts, states
 from jobd.broker import Pool
+from jobd.config import Tier
+from jobd.core import Broker
+from jobd.fleet import Fleet
 from jobd.jobs import Jobs
+from jobd.library import Library
 from jobd.link import Link
+from jobd.plans import jobs as job_plans
 from jobd.runs import Held
 from jobd.scopes import Scope
 from jobd.store import Store
+from jobd.tokens import Tokens
 from schemas.link import Ended as EndedFact
-from schemas.records import Ending
+from schemas.link import Epoch
+from schemas.records import Ending, TokenRecord
 
 from .simulate import simulate
 from .universe import Violation
@@ -45,7 +53,7 @@ def test_it_sees_a_canceled_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) ->
         open_nursery = staticmethod(trio.open_nursery)
 
     monkeypatch.setattr(dispatch, "trio", Trio)
-    assert "KeyError" in caught()
+    assert "failed in jobd itself" in caught()
 
 
 def test_it_sees_a_gate_that_is_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +120,97 @@ def test_it_sees_a_restart_that_forgets_the_queue(monkeypatch: pytest.MonkeyPatc
     restore: Callable[..., list[Any]] = Jobs.restore
     monkeypatch.setattr(Jobs, "restore", lambda jobs, memory: restore(jobs, memory)[1:])
     assert caught()
+
+
+def test_it_sees_a_user_who_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settle(pool: Pool) -> None:  # whoever has many waits in front
+        while pool._queues:
+            user, queue = max(pool._queues.items(), key=lambda each: len(each[1]))
+            if not pool._has_room(queue[0].amount):
+                return
+            ticket = queue.popleft()
+            pool.waiting -= 1
+            if not queue:
+                del pool._queues[user]
+            pool._grant(ticket)
+
+    monkeypatch.setattr(Pool, "_settle", settle)
+    assert "C9" in caught()
+
+
+def test_it_sees_a_request_that_is_counted_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sticky(Counter[str]):
+        def __delitem__(self, _key: str) -> None:
+            return
+
+    monkeypatch.setattr("jobd.core.Counter", Sticky)
+    assert "asking" in caught()
+
+
+def test_it_sees_an_agent_that_is_tended_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fleet, "_is_needed", lambda *_: True)
+    assert "C11: left" in caught()
+
+
+def test_it_sees_a_revoked_token_that_comes_back_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(tokens: Tokens, record: TokenRecord) -> None:
+        del tokens._by_digest[record.sha256]
+
+    monkeypatch.setattr(Tokens, "_forget", forget)
+    assert "a dead token opens" in caught()
+
+
+def test_it_sees_a_library_file_that_was_only_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Library.put
+
+    def forgetful(library: Library, *what: Any) -> Any:
+        store, library._store = library._store, Nowhere()  # type: ignore[assignment]
+        try:
+            return put(library, *what)
+        finally:
+            library._store = store
+
+    class Nowhere:
+        def put(self, *_writes: Any) -> int:
+            return 0
+
+    monkeypatch.setattr(Library, "put", forgetful)
+    assert "can only be" in caught()
+
+
+def test_it_sees_books_that_forget_what_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Jobs, "_account", lambda *_: None)
+    assert "the books say" in caught()
+
+
+def test_it_sees_a_removal_of_what_is_not_purged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_plans, "Epoch", lambda job, serial: Epoch(job, serial + 1))
+    assert "to be removed" in caught()
+
+
+def test_it_sees_a_removal_that_nobody_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fleet, "_has_work", lambda fleet, agent: bool(fleet._jobs.runs_on(agent.record.id)))
+    monkeypatch.setattr(Jobs, "removed", lambda *_: None)
+    assert "removal of" in caught()
+
+
+def test_it_sees_deleted_runs_in_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    purge = Jobs.purge
+
+    def kept(jobs: Jobs, job: Any) -> int:
+        put = jobs._store.put
+        jobs._store.put = lambda *writes: put(*writes[:-1])  # type: ignore[method-assign]
+        try:
+            return purge(jobs, job)
+        finally:
+            jobs._store.put = put  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Jobs, "purge", kept)
+    assert caught()
+
+
+def test_it_sees_a_tier_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    user_runs, large = Broker.user_runs, Tier(sequential=99, parallel=99)
+    monkeypatch.setattr(Broker, "user_runs", lambda broker, user, mode, _: user_runs(broker, user, mode, large))
+    monkeypatch.setattr(Broker, "retier", lambda *_: None)
+    assert "C12" in caught()

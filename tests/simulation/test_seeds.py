@@ -49,4 +49,4 @@ def test_seeds_meet_every_fault_and_every_end() -> None:
     for kind in ("cut", "half open", "kill agent", "kill jobd", "restart jobd", "store outage", "commit failed"):
         assert counts[f"fault: {kind}"], kind
     for verdict in ("completed: completed", "failed: exit_code", "failed: run_timeout", "canceled: user"):
-        assert counts[f"verdict {verdict}"], verdict
+        assert counts[f"verdict: {verdict}"], verdict

@@ -12,6 +12,11 @@ from trio._core import _run as trio_run
 
 from schemas.records import Instant
 
+BOOT_S = 1000.0  # the machine's boot clock when a universe begins
+
+SICK = 0.25  # of all universes have a user whose agents never work, or no more from some moment on
+SICKNESSES = ("stillborn", "half-open", "stalled")
+
 
 @contextmanager
 def seeded_scheduler(seed: int) -> Generator[None, None, None]:
@@ -43,6 +48,7 @@ class Climate:
     journal_s: float = 0.0  # the agents' disk
     lies: float = 0.0
     duplicates: float = 0.0
+    removal_fails: float = 0.0
     stubborn: float = 0.0  # runs that ignore SIGTERM
     tick_s: float = 0.0  # every time is a multiple of this, so that much happens at the same moment
     pause_s: float = 20.0  # between two deeds of a client, on average
@@ -65,6 +71,7 @@ def climate(chance: random.Random) -> Climate:
         journal_s=now_and_then(0.7, chance.choice([0.01, 1.0])),
         lies=now_and_then(0.3, 0.3),
         duplicates=now_and_then(0.4, 0.5),
+        removal_fails=now_and_then(0.3, 0.5),
         stubborn=chance.choice([0.0, 0.3, 1.0]),
         tick_s=chance.choice([0.0, 0.25, 1.0]),
         pause_s=chance.choice([3.0, 10.0, 25.0]),
@@ -80,9 +87,12 @@ class Universe:
     trace_to: list[str] | None = None
     chance: random.Random = field(init=False)
     climate: Climate = field(init=False)
-    calm: bool = False  # nothing goes wrong any more
+    calm: bool = False  # nothing goes wrong any more, but for the sick:
+    sick: dict[str, str] = field(factory=dict)  # users whose agents work no more, by name, and how they fail
+    sick_from: float = 0.0
     violation: str = ""
     wall_offset_s: float = 0.0
+    _wall_s_max: float = 0.0
     boots: int = 1
     counts: Counter[str] = field(factory=Counter)
     root: trio.CancelScope = field(factory=trio.CancelScope)
@@ -91,6 +101,9 @@ class Universe:
     def __attrs_post_init__(self) -> None:
         self.chance = random.Random(f"universe {self.seed}")
         self.climate = climate(self.chance)
+        if self.chance.random() < SICK:
+            self.sick["user0"] = self.chance.choice(SICKNESSES)
+            self.sick_from = self.chance.choice([0.0, 100.0 * self.chance.random()])
 
     @property
     def boot(self) -> str:
@@ -100,7 +113,17 @@ class Universe:
     def now(self) -> Instant:
         """This moment, by clocks that may jump."""
         time = trio.current_time()
-        return Instant(1.7e9 + time + self.wall_offset_s, 1000.0 + time, self.boot)
+        return Instant(1.7e9 + time + self.wall_offset_s, BOOT_S + time, self.boot)
+
+    @property
+    def wall_s_max(self) -> float:
+        """The latest wall time that any clock ever told."""
+        return max(self._wall_s_max, self.now().wall_s)
+
+    def set_clock(self, by_s: float) -> None:
+        """The wall clock jumps."""
+        self._wall_s_max = self.wall_s_max
+        self.wall_offset_s += by_s
 
     def trace(self, text: str) -> None:
         """Note what happened; the hash of all notes is the seed's trace."""
