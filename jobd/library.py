@@ -4,16 +4,20 @@ A user's shelf is read from the store when it is asked for (`Shelved`) and stays
 inputs are resolved on it at acceptance, so replacing or deleting a name never changes an accepted run.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from attrs import frozen
 
 from jobd.dispatch import Situation
+from jobd.errors import QueueFull
 from jobd.store import Delete, Store
 from jobd.world import World
 from schemas.records import LibraryRecord, UserRecord
 
 SHELVES_CACHED_MAX = 256
+UPLOADS_PER_USER_MAX = 8  # at once: what is on its way in is on the disk, and not in the quota yet
 
 
 class Shelf:
@@ -36,6 +40,21 @@ class Library:
         self._store = store
         self._world = world
         self._shelves: OrderedDict[str, Shelf] = OrderedDict()  # by user id
+        self._receiving: Counter[str] = Counter()  # uploads under way, by the user's name
+
+    @contextmanager
+    def receiving(self, user: str) -> Generator[None, None, None]:
+        """While a content comes in for this user; raises QueueFull."""
+        if self._receiving[user] >= UPLOADS_PER_USER_MAX:
+            limit = UPLOADS_PER_USER_MAX
+            raise QueueFull(f"{limit} uploads of this user are under way.", limit=limit, retry_after_s=1.0)
+        self._receiving[user] += 1
+        try:
+            yield
+        finally:
+            self._receiving[user] -= 1
+            if not self._receiving[user]:
+                del self._receiving[user]
 
     def cached(self, user: UserRecord | None) -> Shelf | None:
         """The user's shelf if it is in memory; somebody unknown has an empty one."""

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 QUERY_FIELDS_MAX = 32
+HUNG_UP = 499  # for the metrics: the client was gone before its answer began
 EXPIRY_GRACE_S = 1.0  # an event stream ends by itself, and cleanly, when its token does
 CORS_HEADERS = (
     (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE"),
@@ -88,7 +89,8 @@ async def _serve(core: Core, door: Door, route: Route, parts: dict[str, str], as
                 nursery.cancel_scope.cancel(reason="answered")
             if not sink.begun and call.principal.digest and core.tokens.find(call.principal.digest) is None:
                 await sink.refuse(Unauthorized())
-    REQUESTS.labels(f"{route.method} {route.path}", sink.status).inc()
+    status = sink.status if sink.begun else HUNG_UP
+    REQUESTS.labels(f"{route.method} {route.path}", status).inc()
 
 
 async def _call(core: Core, door: Door, route: Route, parts: dict[str, str], asgi: tuple[Any, Any]) -> Call:

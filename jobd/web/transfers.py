@@ -24,7 +24,8 @@ async def upload(core: Core, call: Call, sink: AsgiSink) -> None:
     # What the quota does not allow is not even taken: a content that no name stands for would stay for good.
     room = await core.ask(plans.room(core, call.user, name), call.user, "", "upload", deadline_s)
     try:
-        stored = await core.files.receive(call.pieces, min(room, most))
+        with core.library.receiving(call.user):
+            stored = await core.files.receive(call.pieces, min(room, most))
     except TooLarge:
         if room >= most:
             raise

@@ -17,7 +17,7 @@ def daemon() -> Iterator[Daemon]:
     """A daemon for a module full of enemies; bob, who notices nothing, has a run under way."""
     home = Path(tempfile.mkdtemp(prefix="jobd-", dir="/tmp"))
     home.chmod(0o711)
-    daemon = Daemon(home, {"http": {"read_s": 5.0, "stall_s": 3.0}, "agents": {"stall_s": 1.0}})
+    daemon = Daemon(home, {"http": {"read_s": 3.0, "stall_s": 3.0}, "agents": {"stall_s": 1.0}})
     try:
         daemon.start()
         for user in ("alice", "bob"):

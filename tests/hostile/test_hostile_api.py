@@ -266,7 +266,7 @@ def test_eight_hundred_silent_connections_do_not_shut_the_others_out(daemon, htt
                 for _ in range(20):
                     assert good(each.get("/v1/users/bob/jobs/bystander"))["state"] == "running"
             assert fresh.get("/v1/users/bob/jobs/warm/files/frames.txt").text == "frame\n"
-        wait_until(lambda: all(is_closed(sock) for sock in silent), "read_s is 5 s")
+        wait_until(lambda: all(is_closed(sock) for sock in silent), "read_s is 3 s")
     finally:
         for sock in silent:
             sock.close()

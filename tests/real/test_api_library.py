@@ -204,6 +204,20 @@ def test_a_library_beyond_its_quota_is_refused_with_the_limit_and_keeps_nothing_
     good(http.put(f"{library}/d", content=b""))
 
 
+def test_uploads_at_once_are_bounded_for_each_user(daemon, http, library):
+    """What comes in is on the disk before the quota knows of it."""
+    before = contents(daemon)
+    socks = [torn(daemon, f"{library}/f{number}", b"x" * 10, 1000) for number in range(8)]
+    wait_until(lambda: len(contents(daemon)) == len(before) + 8, "all are being received")
+    refused = http.put(f"{library}/one-more", content=b"x")
+    assert problem(refused, 429)["limit"] == 8
+    assert int(refused.headers["retry-after"]) >= 1
+    good(http.put(library.replace("/library", "-2/library") + "/f", content=b"another user's"))
+    for sock in socks:
+        sock.close()
+    wait_until(lambda: http.put(f"{library}/one-more", content=b"x").status_code == 200, "their places are free")
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,10 @@
 """The site's side of the API: what browsers of other origins may, what a monitoring system scrapes, who answers how."""
 
+import contextlib
 import re
 import threading
 
+import httpx
 import pytest
 from asking import WAITS, bearer, go, good, minted, problem, shell, wait_until
 from prometheus_client.parser import text_string_to_metric_families
@@ -121,6 +123,16 @@ def test_the_metrics_are_prometheus_and_move_with_what_happens(daemon, http):
     go(daemon, "alice", "m")
     daemon.until("alice", "m", "completed")
     assert running not in scraped(http)
+
+
+def test_who_hangs_up_before_the_answer_is_counted_as_such(daemon, http):
+    key = ("jobd_http_requests_total", ("route", "GET /v1/users/{user}/jobs/{job}"), ("status", "499"))
+    before = scraped(http).get(key, 0)
+    tag = http.get("/v1/users/alice/jobs/idle").headers["etag"]
+    with contextlib.suppress(httpx.ReadTimeout), bearer(daemon, daemon.token) as mine:
+        headers = {"if-none-match": tag, "prefer": "wait=60"}
+        mine.get("/v1/users/alice/jobs/idle", headers=headers, timeout=0.3)
+    wait_until(lambda: scraped(http).get(key, 0) == before + 1, "it is counted")
 
 
 def test_the_metrics_name_no_user_no_job_and_no_token(daemon, http):

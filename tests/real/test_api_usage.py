@@ -37,7 +37,8 @@ def test_a_core_second_is_a_slots_core_for_a_second_whatever_it_computed(daemon,
 
 
 def test_the_sums_are_those_of_the_runs_the_failed_and_canceled_ones_included(daemon, http):
-    for number, script in enumerate(("sleep 0.2", "sleep 0.2; exit 1", "true")):
+    busy = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done"
+    for number, script in enumerate((busy, "sleep 0.2; exit 1", f"{busy}; true")):
         daemon.done("summer", f"j{number % 2}", script)
     good(http.put("/v1/users/summer/jobs/j2/run", json=shell(WAITS)), 202)
     daemon.until("summer", "j2", "running")
@@ -52,6 +53,7 @@ def test_the_sums_are_those_of_the_runs_the_failed_and_canceled_ones_included(da
         job = next(each for each in now["jobs"] if each["job"] == name)
         assert job["core_s"] == pytest.approx(sum(run["usage"]["wall_s"] * run["cores"] for run in runs), abs=0.01)
         assert job["cpu_s"] == pytest.approx(sum(run["usage"]["cpu_s"] for run in runs), abs=0.01)
+    assert now["jobs"][0]["cpu_s"] > 0.04 > now["jobs"][1]["cpu_s"], "one computed, one slept"
     for what in ("runs", "core_s", "cpu_s"):
         assert now[what] == pytest.approx(sum(job[what] for job in now["jobs"]), abs=0.01)
 
@@ -117,9 +119,9 @@ def test_a_sigkill_loses_no_token_library_tier_usage_history_or_removal(make_dae
         assert http.delete(f"/v1/users/alice/tokens/{gone['id']}").status_code == 204
         before = used(http, "alice")
     daemon.sigkill()
+    agent.signal(signal.SIGKILL)
     assert (directory / "1" / "out").exists()
     daemon.start()
-    agent.signal(signal.SIGCONT)
     with daemon.http() as http, bearer(daemon, kept["token"]) as mine, bearer(daemon, admins["token"]) as other:
         assert used(http, "alice") == before
         assert (before["tier"], before["runs"]) == ("gold", 3)
@@ -132,9 +134,9 @@ def test_a_sigkill_loses_no_token_library_tier_usage_history_or_removal(make_dae
         assert {each["id"] for each in good(http.get("/v1/users/alice/tokens"))["tokens"]} == {kept["id"]}
         with bearer(daemon, gone["token"]) as revoked:
             assert revoked.get("/v1/codes").status_code == 401
-        for each in (directory, directory2):
-            wait_until(lambda each=each: not each.exists() or not list(each.iterdir()), "the agent was told again")
-        # The serials go on, and what was purged stays so.
+        # The serials go on, what was purged stays so, and the next agent deletes its files.
         assert daemon.run("alice", "purged", "true")["serial"] == 2
         daemon.until("alice", "purged", "completed")
+        for each in (directory, directory2):
+            wait_until(lambda each=each: not (each / "1").exists(), "the next agent was told")
         assert problem(http.get("/v1/users/alice/jobs/purged/log?serial=1"), 409)["code"] == "stale_serial"
