@@ -3,6 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 1000
+C_CODES := build/codes/heat
+C_LIBRARIES := hdf5 jansson libpng
+C_PACKAGES := gcc libc6-dev make pkgconf libhdf5-dev libjansson-dev libpng-dev
 
 .PHONY: help
 help: ## this list
@@ -18,6 +21,18 @@ help: ## this list
 .PHONY: agent
 agent: .venv/ready ## build the agent, build/jobd-agent.pyz
 	@$(BIN)/python deploy/build_agent.py
+
+.PHONY: codes
+codes: .venv/ready ## build the codes written in C, and put them into .venv/bin
+	@mkdir -p build
+	@if ! { command -v cc && pkg-config --exists $(C_LIBRARIES); } > /dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo 'installing $(C_PACKAGES) ...'; \
+	    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(C_PACKAGES); } \
+	      > build/apt.log 2>&1 || { tail -n 5 build/apt.log >&2; exit 1; }; \
+	  else echo 'a C compiler or a library is missing: apt-get install $(C_PACKAGES)' >&2; exit 1; fi; fi
+	@$(MAKE) -s -C deploy/codes/heat OUT=$(CURDIR)/$(C_CODES)
+	@install $(C_CODES)/heat $(C_CODES)/heat-worker $(BIN)
 
 .PHONY: demo
 demo: agent ## run the main job, as a user would; QUICK=1 for a short one
@@ -37,7 +52,7 @@ check: .venv/ready ## lint, types, import rules, generated docs
 	@$(BIN)/python docs/generate.py --check
 
 .PHONY: test
-test: agent ## all tests, with real processes and real LAMMPS
+test: agent codes ## all tests, with real processes and real codes
 	@$(BIN)/python -m pytest
 
 .PHONY: simulate

@@ -31,8 +31,8 @@ DISK_RETRY_S = 1.0
 
 def live(control: str, run_dir: str) -> None:
     """The whole life of the parent of the run whose Start is journaled in `control`."""
-    os.setsid()
     _let_go_of_descriptors()
+    os.setsid()  # only now: the leader of a session that writes the agent's log is taken for the agent
     wakeup = Wakeup()
     procs.adopt_orphans()
     try:

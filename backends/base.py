@@ -15,6 +15,11 @@ class BackendError(Exception):
     """The place refused or failed; the text is for operators and, shortened, for the user whose agent it was."""
 
 
+def foreign(handle: str, backend: str) -> BackendError:
+    """The error for a handle that is not in this backend's own words: the site's backend was changed under agents."""
+    return BackendError(f"{handle[:80]!r} is no handle of the {backend} backend")
+
+
 @frozen
 class AgentSpec:
     """What a backend needs to know of an agent. `directory` is the agent's own (sockets, token, setup, log)."""
@@ -43,10 +48,12 @@ class Backend(Protocol):
         """The handle of the process that runs for this agent, if there is one, whatever jobd remembers."""
 
     async def alive(self, handle: str) -> bool:
-        """Whether the thing of this handle still runs; raises BackendError when that cannot be known."""
+        """Whether the thing of this handle still runs; raises BackendError when that cannot be known, as it cannot
+        for a handle of another backend."""
 
     async def stop(self, handle: str) -> None:
-        """End the agent (not its runs, where they outlive it) and return when it is gone."""
+        """End the agent (not its runs, where they outlive it) and return when it is gone; one that is gone is fine.
+        Raises BackendError when it does not end, and for a handle of another backend."""
 
     async def log_tail(self, spec: AgentSpec) -> str:
         """The last lines that the agent has logged, for an error's text."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import define, field
 
-from backends.base import AgentSpec, BackendError
+from backends.base import AgentSpec, BackendError, foreign
 
 Mishap = Callable[[str], Awaitable[None]]
 
@@ -98,12 +98,12 @@ class FakeBackend:
     async def alive(self, handle: str) -> bool:
         """Whether it runs."""
         await self.mishap("alive")
-        return handle in self.place.processes
+        return self._process(handle) is not None
 
     async def stop(self, handle: str) -> None:
         """Kill it, and return when it is gone."""
         await self.mishap("stop")
-        if process := self.place.processes.get(handle):
+        if process := self._process(handle):
             self.place.kill(handle)
             await process.gone.wait()
 
@@ -111,6 +111,11 @@ class FakeBackend:
         """A log that says what it is."""
         await self.mishap("log_tail")
         return f"the log of {spec.agent}"
+
+    def _process(self, handle: str) -> Process | None:
+        if not handle.startswith("fake-"):
+            raise foreign(handle, "fake")
+        return self.place.processes.get(handle)
 
 
 def failing(deeds: set[str]) -> Mishap:

@@ -9,8 +9,10 @@ it. Started as root with a uid range, each user's agent runs under a uid of its 
 import contextlib
 import functools
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +20,7 @@ from typing import TypeVar
 import trio
 from attrs import define, field
 
-from backends.base import AgentSpec, BackendError
+from backends.base import AgentSpec, BackendError, foreign
 from schemas.codec import dumps, to_data
 from schemas.link import AgentSetup
 
@@ -27,6 +29,8 @@ T = TypeVar("T")
 LOG_TAIL_BYTES = 2000
 LOG_BYTES_MAX = 1 << 20
 STOP_STEP_S = 0.02
+FINDABLE_STEPS_MAX = 50
+_HANDLE = re.compile(r"([1-9][0-9]{0,9})\.[0-9]{1,20}\.[0-9a-f-]{36}")
 
 
 @define
@@ -58,8 +62,8 @@ class LocalBackend:
     async def alive(self, handle: str) -> bool:
         """Whether this very process, not a later one of its pid, still runs."""
         pid = _pid(handle)
-        if pid in self._children:
-            self._children[pid].poll()  # reaps it, so that it does not look alive as a zombie
+        if (child := self._children.get(pid)) is not None and child.poll() is not None:
+            del self._children[pid]  # poll has reaped it
         return _handle(pid) == handle
 
     async def stop(self, handle: str) -> None:
@@ -71,7 +75,6 @@ class LocalBackend:
             with trio.move_on_after(self.stop_s):
                 while await self.alive(handle):  # noqa: ASYNC110 - an adopted process is no child: nothing tells us
                     await trio.sleep(STOP_STEP_S)
-                self._children.pop(_pid(handle), None)
                 return
         raise BackendError(f"process {_pid(handle)} does not end")
 
@@ -83,7 +86,8 @@ class LocalBackend:
         try:
             return await trio.to_thread.run_sync(function, *arguments, limiter=self._threads)
         except OSError as error:
-            raise BackendError(f"{error.strerror}: {error.filename}") from None
+            where = f": {error.filename}" if error.filename else ""
+            raise BackendError(f"{error.strerror or error}{where}") from None
 
     def _prepare(self, spec: AgentSpec) -> None:
         owner = self._owner(spec)
@@ -126,10 +130,11 @@ class LocalBackend:
                 group=None if own else owner,
                 extra_groups=None if own else (),
             )
-        self._children[process.pid] = process
-        handle = _handle(process.pid)
+        handle = _findable(process.pid, spec.directory)
         if handle is None:
-            raise BackendError("the agent's process ended at once")
+            process.wait()  # a zombie has no handle, so nobody would ask for it again
+            raise BackendError("it ended before it called home")
+        self._children[process.pid] = process
         return handle
 
     def _owner(self, spec: AgentSpec) -> int:
@@ -151,7 +156,10 @@ def _write(path: Path, text: str, owner: int) -> None:
 
 
 def _pid(handle: str) -> int:
-    return int(handle.split(".", maxsplit=1)[0])
+    match = _HANDLE.fullmatch(handle)
+    if match is None:
+        raise foreign(handle, "local")
+    return int(match[1])
 
 
 def _handle(pid: int) -> str | None:
@@ -178,6 +186,16 @@ def _find(directory: Path) -> str | None:
             except OSError:
                 continue  # gone, or another user's
     return None
+
+
+def _findable(pid: int, directory: Path) -> str | None:
+    """The handle of a process that was just made, once _find finds it: exec shows its command line a moment later, and
+    a start that is repeated in that moment would make a second one. None when it has ended."""
+    for _ in range(FINDABLE_STEPS_MAX):
+        if _handle(pid) is None or _find(directory) is not None:
+            break
+        time.sleep(STOP_STEP_S)
+    return _handle(pid)
 
 
 def _is_agent(process: Path, directory: Path) -> bool:

@@ -146,6 +146,8 @@ def shown(default: Any) -> str:
     """A default, as TOML has it."""
     if default is None or isinstance(default, type(attrs.Factory(dict))):
         return ""
+    if isinstance(default, tuple):
+        return f"`{list(default)}`"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
@@ -153,7 +155,7 @@ def shown(default: Any) -> str:
 
 def worded(hint: Any) -> str:
     """A type, in TOML's words."""
-    words = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    words = {str: "string", int: "integer", float: "number", bool: "boolean", tuple[str, ...]: "list of strings"}
     return words.get(hint) or ("table" if typing.get_origin(hint) is dict else "integer")
 
 

@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jobd.client import Client, ProblemError
+from jobd.client import Client, ProblemError, Resources
+from schemas.views import ProgressView, RunView
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -28,6 +29,7 @@ STATE = HOME / "state"
 FRAMES = HOME / "frames"
 START_S = 20.0
 OVER = ("completed", "failed", "canceled")
+NOTHING = ProgressView(None, "", {}, {})
 
 sys.path.insert(0, str(ROOT / "deploy" / "codes" / "lammps"))
 from decks import deck  # noqa: E402 - it lies beside the code's description
@@ -46,24 +48,45 @@ lonely_s = 2.0
 """
 
 
+@contextmanager
+def holding_ctrl_c() -> Iterator[None]:
+    """A Ctrl-C inside comes at its end: a process that has just been made must not be lost."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 class Daemon:
     """A jobd process of our own; killing it harms nothing that it supervises."""
 
     def __init__(self) -> None:
         (HOME / "jobd.toml").write_text(CONFIG)
-        self.process = self._start()
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> None:
+        """Start it, unless it lives, and wait until it serves."""
         address = STATE / "address"
-        address.unlink(missing_ok=True)
-        with (HOME / "jobd.log").open("ab") as log:
-            process = subprocess.Popen([BIN / "jobd", "--config", HOME / "jobd.toml"], stdout=log, stderr=log)
+        if self.process is None or self.process.poll() is not None:
+            address.unlink(missing_ok=True)
+            # In a session of its own: a terminal's Ctrl-C is for us, who need it once more, to cancel the run.
+            with (HOME / "jobd.log").open("ab") as log, holding_ctrl_c():
+                command = [BIN / "jobd", "--config", HOME / "jobd.toml"]
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + START_S
         while not address.exists():
-            if process.poll() is not None or time.monotonic() > until:
+            if self.process.poll() is not None or time.monotonic() > until:
                 sys.exit(f"jobd did not start; its log is {HOME / 'jobd.log'}")
             time.sleep(0.05)
-        return process
 
     def client(self) -> Client:
         """What the gateway's web server would use: the address and the service token."""
@@ -71,12 +94,14 @@ class Daemon:
 
     def kill_and_restart(self) -> None:
         """SIGKILL: no clean-up, no last word."""
-        self.process.send_signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.kill()
         self.process.wait()
-        self.process = self._start()
+        self.start()
 
     def stop(self) -> None:
         """SIGTERM: it detaches. The agents see that nobody needs them and end."""
+        assert self.process is not None
         self.process.terminate()
         self.process.wait(timeout=START_S)
 
@@ -102,14 +127,13 @@ def progress_bar(title: str) -> Iterator[Any]:
         task = bar.add_task("", total=1.0)
         said = ""
 
-        def update(status: dict[str, Any]) -> None:
+        def update(status: RunView) -> None:
             nonlocal said
-            progress = status.get("progress") or {}
-            numbers = progress.get("metrics") or {}
-            words = progress.get("text") or (status.get("situation") or {}).get("text") or status["state"]
-            if numbers.get("temperature") is not None:
-                words += f"   T {numbers['temperature']:.3f}   E {numbers['total_energy']:.4f}"
-            bar.update(task, completed=progress.get("fraction") or 0.0, description=words)
+            said_now = status.progress or NOTHING
+            words = said_now.text or (status.situation.text if status.situation else status.state)
+            if said_now.metrics.get("temperature") is not None:
+                words += f"   T {said_now.metrics['temperature']:.3f}   E {said_now.metrics['total_energy']:.4f}"
+            bar.update(task, completed=said_now.fraction or 0.0, description=words)
             if not say.is_terminal and words != said:
                 say.print(f"  {title}: {words}")
                 said = words
@@ -122,33 +146,33 @@ def save_frame(client: Client, user: str, job: str, saved: set[int], frames: int
     if frames and frames - 1 not in saved:
         try:
             (FRAMES / f"atoms-{frames - 1:04d}.png").write_bytes(
-                client.frame(user, job, "atoms", frames - 1, format="png")
+                client.frame(user, job, "atoms", frames - 1, format="png").content
             )
             saved.add(frames - 1)
         except ProblemError as problem:
             say.print(f"  frame {frames - 1}: {problem}")
 
 
-def watch_first_run(daemon: Daemon, steps: int) -> dict[str, Any]:
+def watch_first_run(daemon: Daemon, steps: int) -> RunView:
     """Run, follow, picture; kill the daemon half-way; returns the final status."""
     client, saved, killed = daemon.client(), set[int](), False
     text = deck("lj", steps=steps, every=max(5, steps // 50), prefix=sys.prefix)
     status = client.run(
-        "alice", "melt", code="lammps", mode="parallel", resources={"cores": 2}, force=True,
-        inputs={"in.lammps": {"text": text}},
+        "alice", "melt", "lammps", mode="parallel", resources=Resources(cores=2), force=True,
+        inputs={"in.lammps": text},
     )  # fmt: skip
-    say.print(f"  accepted as run {status['serial']}, durable before the answer")
+    say.print(f"  accepted as run {status.serial}, durable before the answer")
     with progress_bar("melt") as update:
         while True:
             for event in client.events("alice", "melt"):
-                status = event.data if event.name == "status" else status
-                progress = status.get("progress") or {}
+                status = event.status or status
+                progress = status.progress or NOTHING
                 update(status)
-                if status["state"] == "running":
-                    save_frame(client, "alice", "melt", saved, (progress.get("frames") or {}).get("atoms", 0))
-                if not killed and (progress.get("fraction") or 0) > 0.4:
+                if status.state == "running":
+                    save_frame(client, "alice", "melt", saved, progress.frames.get("atoms", 0))
+                if not killed and (progress.fraction or 0) > 0.4:
                     break
-                if status["state"] in OVER and status["end_confirmed"]:
+                if status.state in OVER and status.end_confirmed:
                     say.print(f"  {len(saved)} pictures were saved while it ran, in {FRAMES.relative_to(ROOT)}/")
                     return status
             killed = True
@@ -157,49 +181,60 @@ def watch_first_run(daemon: Daemon, steps: int) -> dict[str, Any]:
             daemon.kill_and_restart()
             client = daemon.client()
             status = client.status("alice", "melt")
-            say.print(f"  back after {time.monotonic() - began:.1f} s: the run is {status['state']}, no harm done")
+            say.print(f"  back after {time.monotonic() - began:.1f} s: the run is {status.state}, no harm done")
 
 
-def cancel_second_run(daemon: Daemon, steps: int) -> dict[str, Any]:
+def cancel_second_run(daemon: Daemon, steps: int) -> RunView:
     """Start another, shorter run of the same job and cancel it half-way."""
     client = daemon.client()
     text = deck("lj", steps=steps // 2, every=max(5, steps // 50), prefix=sys.prefix)
     client.run(
-        "alice", "melt", code="lammps", mode="parallel", resources={"cores": 2},
-        inputs={"in.lammps": {"text": text}},
+        "alice", "melt", "lammps", mode="parallel", resources=Resources(cores=2), inputs={"in.lammps": text}
     )  # fmt: skip
     with progress_bar("again") as update:
         for event in client.events("alice", "melt"):
-            if event.name == "status":
-                update(event.data)
-                if event.data["state"] in OVER or ((event.data.get("progress") or {}).get("fraction") or 0) > 0.5:
+            if (now := event.status) is not None:
+                update(now)
+                if now.state in OVER or ((now.progress or NOTHING).fraction or 0) > 0.5:
                     break
     began = time.monotonic()
     status = client.cancel("alice", "melt", reason="seen enough")
-    proof = "confirmed: no process of it exists" if status["end_confirmed"] else "not confirmed yet"
+    proof = "confirmed: no process of it exists" if status.end_confirmed else "not confirmed yet"
     say.print(f"  canceled in {time.monotonic() - began:.1f} s, its end is {proof}")
     return status
 
 
-def report(client: Client, first: dict[str, Any], second: dict[str, Any]) -> bool:
+def report(client: Client, first: RunView, second: RunView) -> bool:
     """Print what came of it; returns whether all is as it should be."""
-    numbers = first["progress"]["metrics"] if first.get("progress") else {}
-    usage = first["usage"]
-    say.print(f"  run {first['serial']}: [bold]{first['state']}[/] after {usage['wall_s']:.1f} s", end="")
-    say.print(f", {usage['cpu_s']:.1f} core-seconds")
-    say.print("    " + "   ".join(f"{name} {value:g}" for name, value in numbers.items() if value is not None))
-    for stage in first["timeline"]:
-        say.print(f"    {stage['at']}  {stage['name']:10} {stage['text']}")
-    say.print(f"  run {second['serial']}: [bold]{second['state']}[/] by {second['cause']['actor']}", end=": ")
-    say.print(second["cause"]["text"])
-    for file in client.files("alice", "melt")["files"]:
-        say.print(f"    {file['path']:20} {file['bytes']:>12,} bytes")
-    return first["state"] == "completed" and second["state"] == "canceled" and second["end_confirmed"]
+    numbers = (first.progress or NOTHING).metrics
+    say.print(f"  run {first.serial}: [bold]{first.state}[/]", end="")
+    if first.usage:
+        say.print(f" after {first.usage.wall_s:.1f} s, {first.usage.cpu_s:.1f} core-seconds", end="")
+    say.print("\n    " + "   ".join(f"{name} {value:g}" for name, value in numbers.items() if value is not None))
+    for stage in first.timeline:
+        say.print(f"    {stage.at}  {stage.name:10} {stage.text}")
+    if second.cause:
+        say.print(f"  run {second.serial}: [bold]{second.state}[/] by {second.cause.actor}: {second.cause.text}")
+    for file in client.files("alice", "melt").files:
+        say.print(f"    {file.path:20} {file.bytes:>12,} bytes")
+    return first.state == "completed" and second.state == "canceled" and bool(second.end_confirmed)
+
+
+def end_run(daemon: Daemon) -> None:
+    """Cancel what still runs when the demo was cut short: a daemon that is merely stopped lets it go on."""
+    daemon.start()
+    client = daemon.client()
+    if client.status("alice", "melt").state not in ("missing", *OVER):
+        status = client.cancel("alice", "melt", reason="the demo was cut short")
+        say.print(f"  run {status.serial}: {status.state}")
 
 
 def clean_up(daemon: Daemon) -> bool:
-    """Stop the daemon; returns whether no process is left."""
-    daemon.stop()
+    """Cancel what runs and stop the daemon; returns whether no process is left."""
+    try:
+        end_run(daemon)
+    finally:
+        daemon.stop()
     until = time.monotonic() + START_S
     while (left := leftovers()) and time.monotonic() < until:
         time.sleep(0.2)
@@ -219,16 +254,23 @@ def main() -> int:
     FRAMES.mkdir(parents=True)
     say.rule("jobd demo")
     daemon = Daemon()
-    well = False
+    well = cut_short = False
     try:
+        daemon.start()
         say.print("[bold]1  Alice runs LAMMPS on 2 cores through the API[/]")
         first = watch_first_run(daemon, steps)
         say.print("[bold]2  She runs it again with another input, and cancels half-way[/]")
         second = cancel_second_run(daemon, steps)
         say.print("[bold]3  What came of it[/]")
         well = report(daemon.client(), first, second)
+    except KeyboardInterrupt:
+        cut_short = True
+        say.print("[bold]Ctrl-C: cleaning up ...[/]")
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it takes some seconds, and no longer than its limits
         well = clean_up(daemon) and well
+    if cut_short:
+        return 130
     say.print("  the daemon is stopped, no process is left" if well else f"  [red]see {HOME / 'jobd.log'}[/]")
     say.print("\nGo on: [bold]make run[/] starts a daemon to play with, and then, in another terminal,")
     say.print("  export JOBCTL_SOCKET=build/state/admin.sock")

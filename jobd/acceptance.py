@@ -56,6 +56,7 @@ def draft(codes: Mapping[str, Code], ask: RunRequest, library: Library, now: Ins
         ),
         state=Pending(now),
         timeline=(),
+        idempotency_key=ask.idempotency_key,
     )
     return record, blobs
 

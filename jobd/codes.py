@@ -103,16 +103,19 @@ class Code:
 
 def load_codes(directory: Path, prefix: str) -> dict[str, Code]:
     """Every *.toml of the directory, by name; raises CodecError that names file and field."""
+    if not directory.is_dir():
+        raise codec.CodecError("codes", f"{directory} is not a directory")
     codes: dict[str, Code] = {}
     for path in sorted(directory.glob("*.toml")):
-        code = _load(path, prefix)
+        code = load_code(path, prefix)
         if code.name in codes:
             raise codec.CodecError(str(path), f"describes the code '{code.name}', which another file describes too")
         codes[code.name] = code
     return codes
 
 
-def _load(path: Path, prefix: str) -> Code:
+def load_code(path: Path, prefix: str) -> Code:
+    """One description; raises CodecError that names file and field."""
     try:
         code: Code = codec.from_data(read_toml(path), Code)
     except codec.CodecError as error:

@@ -174,22 +174,27 @@ class Config:
 
 
 def load(path: Path) -> Config:
-    """Read the file; raises CodecError or OSError. Relative paths are relative to the file."""
+    """Read the file; raises CodecError that names file and field, or OSError. Relative paths are relative to it."""
     data = read_toml(path)
     here = path.resolve().parent
     for key in ("state", "codes"):
         if isinstance(data.get(key), str):
             data[key] = str(here / data[key])
-    config: Config = codec.from_data(data, Config)
+    try:
+        config: Config = codec.from_data(data, Config)
+    except codec.CodecError as error:
+        raise codec.CodecError(f"{path}: {error.field}", error.problem) from None
     return config
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain data; raises CodecError with the file's name."""
-    text = path.read_text()
-    if len(text) > CONFIG_BYTES_MAX:
+    content = path.read_bytes()
+    if len(content) > CONFIG_BYTES_MAX:
         raise codec.CodecError(str(path), f"is larger than {CONFIG_BYTES_MAX} bytes")
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError:
+        raise codec.CodecError(str(path), "is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise codec.CodecError(str(path), f"is not TOML: {error}") from None

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,19 +16,22 @@ from backends.base import Backend
 from backends.local import LocalBackend
 from jobd.bulk import serve_bulk
 from jobd.codes import load_codes
-from jobd.config import Config
+from jobd.config import Config, Http
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
 from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
+from jobd.store import Memory
 from jobd.supervisor import locked, running
 from jobd.web.app import control_app
+from jobd.web.connection import Limits
 from jobd.web.doors import Door
-from jobd.web.front import front
+from jobd.web.front import front, hot_paths
 from jobd.web.routes import ROUTES
-from jobd.web.server import Limits, serve_http
+from jobd.web.server import serve_http
 from jobd.world import RealWorld
+from schemas.codec import CodecError
 from schemas.ids import new_token
 
 log = logging.getLogger(__name__)
@@ -61,12 +65,34 @@ def service_token(config: Config) -> str:
     """The gateway's token, from its file; the default file is made at the first start, readable by its owner only."""
     path = Path(config.http.token_file or config.directory / "service-token")
     if not path.exists() and not config.http.token_file:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(new_token() + "\n")
-    token = path.read_text().strip()
+        write_whole(path, new_token() + "\n", 0o600)
+    try:
+        token = path.read_text().strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"http.token_file: {path} is not UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"http.token_file: {path}: {error.strerror}") from None
     if len(token) < 16:
         raise ConfigError(f"{path} must hold a token of at least 16 characters")
     return token
+
+
+def write_whole(path: Path, text: str, mode: int) -> None:
+    """Write a file so that whoever sees it sees all of it."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
+    draft.rename(path)
+
+
+def open_store(path: Path) -> tuple[SqliteDisk, Memory]:
+    """The store and what must be in memory of it; raises ConfigError when the file is damaged, or too new."""
+    try:
+        disk = SqliteDisk(path)
+        return disk, disk.load()
+    except (sqlite3.Error, CodecError, RuntimeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def check_paths(config: Config) -> None:
@@ -80,7 +106,7 @@ async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT; then detach from all that runs, and return."""
     check_paths(config)
     with locked(config.directory):
-        disk = SqliteDisk(config.directory / "jobd.sqlite")
+        disk, memory = open_store(config.directory / "jobd.sqlite")
         gateway = UnixGateway(config.directory, config.agents)
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix)
         core = Core(config, codes, RealWorld(), disk, local_backend(config), gateway)
@@ -88,15 +114,15 @@ async def serve(config: Config) -> None:
         gateway.serve = partial(serve_link, core)
         gateway.serve_bulk = partial(serve_bulk, core)
         digest = hashlib.sha256(service_token(config).encode()).hexdigest()
-        public = await trio.open_tcp_listeners(config.http.port, host=config.http.host, backlog=BACKLOG)
+        public = await _public_listeners(config.http)
         admin = [await _admin_listener(config.admin_socket)]
         try:
-            async with running(core, disk.load()), trio.open_nursery() as nursery:
+            async with running(core, memory), trio.open_nursery() as nursery:
                 nursery.start_soon(_serve_door, core, Door("public", digest, core.tokens), public)
                 nursery.start_soon(_serve_door, core, Door("admin", None), admin)
                 nursery.start_soon(watch_lag)
-                _announce(config, public)
                 with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    _announce(config, public)
                     async for number in signals:
                         log.info("%s: detaching", signal.Signals(number).name)
                         break
@@ -119,7 +145,14 @@ async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListene
         connections_max=http.connections_max,
     )
     app = front(core, door, ROUTES, control_app(core, door, ROUTES))
-    await serve_http(app, listeners, limits)
+    await serve_http(app, listeners, limits, is_hot=hot_paths(ROUTES))
+
+
+async def _public_listeners(http: Http) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(http.port, host=http.host, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"http: cannot listen on {http.host}:{http.port}: {error.strerror or error}") from None
 
 
 async def _admin_listener(path: Path) -> trio.SocketListener:
@@ -138,5 +171,5 @@ def _announce(config: Config, public: list[trio.SocketListener]) -> None:
     """Say where we listen, for people and (with port 0) for programs."""
     host, port = public[0].socket.getsockname()[:2]
     address = f"http://{host}:{port}"
-    (config.directory / "address").write_text(address + "\n")
+    write_whole(config.directory / "address", address + "\n", 0o644)
     log.info("jobd serves %s, state %s", address, config.directory)

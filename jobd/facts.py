@@ -59,11 +59,13 @@ async def serve_link(core: Core, agent: Agent, transport: Transport) -> None:
             await transport.send(codec.encode(End(refusal)))
         return
     agent.connect(link)
+    core.jobs.doubt(agent.record.id)
     _welcome(core, agent, link, hello)
     try:
         await link.run(partial(take, core, agent, link))
     finally:
         agent.disconnect(link, core.world.now())
+        core.jobs.doubt(agent.record.id)
 
 
 def _refusal(agent: Agent, hello: Fact) -> str:

@@ -31,6 +31,7 @@ class Job:
         self.watchers = 0
         self._revisions = revisions
         self.revision = next(revisions)  # of what a status shows; the ETag
+        self.shown: tuple[int, str] | None = None  # the status as JSON, by revision, where nothing in it ages
 
     def touch(self) -> None:
         """Something that a status shows has changed."""

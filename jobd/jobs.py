@@ -48,6 +48,7 @@ class Jobs:
         self._jobs: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._runs: dict[tuple[str, int], Run] = {}  # every run whose end is not proved
         self._by_agent: dict[str, dict[tuple[str, int], Run]] = {}  # the same, by the agent that has it
+        self.ended: Counter[tuple[str, str]] = Counter()  # runs since the start of jobd, by verdict and cause
         self._pending: Counter[str] = Counter()  # runs not ordered yet, by user id
         self.removals: dict[str, dict[str, RemovalRecord]] = {}  # by user id and job id
         self._order = 0
@@ -170,6 +171,7 @@ class Jobs:
             job.record = attrs.evolve(job.record, stage=record.timeline[-1].number)
             job.stages.append((record.serial, record.timeline[-1]))
             if isinstance(record.state, Ended):
+                self.ended[record.state.verdict, record.state.cause.code] += 1
                 self._account(job, was, record)
                 if run.series.rows:
                     self._store.put(run.series.record(*run.key))
@@ -186,6 +188,11 @@ class Jobs:
         if run.series.add(elapsed_s(run.record.state.since, self._world.now()), progress.metrics):
             self._store.put(run.series.record(*run.key))
         run.job.touch()
+
+    def doubt(self, agent: str) -> None:
+        """The agent's link came or went, so what is known of its runs is more or less than it was."""
+        for run in self.runs_on(agent):
+            run.job.touch()
 
     def purge(self, job: Job) -> int:
         """Forget the job's runs, all of which are over; their directories go when their agent hears of it."""

@@ -9,20 +9,20 @@ from collections.abc import Iterable
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from jobd.core import Core
 from jobd.states import api_state
 
-LAG_PERIOD_S = 0.5
+LAG_PERIOD_S = 0.05
 
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter("jobd_http_requests", "HTTP requests answered.", ["route", "status"], registry=REGISTRY)
 LAG = Histogram(
     "jobd_loop_lag_seconds",
     "How much later than asked the event loop wakes a task.",
-    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
     registry=REGISTRY,
 )
 
@@ -43,7 +43,7 @@ async def watch_lag() -> None:
 
 
 class _Parts(Collector):
-    """The gauges."""
+    """What is counted there."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -65,7 +65,10 @@ class _Parts(Collector):
         for unit, used, there in zip(("cores", "memory_bytes"), host.used, host.capacity, strict=True):
             slots.add_metric([unit, "used"], used)
             slots.add_metric([unit, "capacity"], there)
-        yield from (runs, agents, slots)
+        ended = CounterMetricFamily("jobd_ended_runs", "Runs whose end was proved.", labels=["state", "cause"])
+        for verdict, number in core.jobs.ended.items():
+            ended.add_metric(verdict, number)
+        yield from (runs, agents, slots, ended)
         for name, text, value in (
             ("jobd_host_waiting", "Runs that wait for slots of the host.", host.waiting),
             ("jobd_jobs_in_memory", "Jobs that are kept in memory.", core.jobs.kept()),

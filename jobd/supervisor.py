@@ -11,6 +11,7 @@ order: the API stops accepting, the scope tree is cancelled with the cause `shut
 
 import fcntl
 import logging
+import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -34,10 +35,14 @@ class StateInUse(Exception):
 
 @contextmanager
 def locked(state: Path) -> Generator[None, None, None]:
-    """The state directory for one daemon alone; raises StateInUse. The lock dies with the process."""
+    """The state directory for one daemon alone; raises StateInUse. The lock dies with the process.
+
+    Whoever can open a file can lock it, for reading too: a run that could would keep the next daemon from starting.
+    """
     state.mkdir(mode=0o711, parents=True, exist_ok=True)
     lock: IO[str]
-    with (state / "lock").open("a") as lock:
+    with open(os.open(state / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # one that is there already may have been made otherwise
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

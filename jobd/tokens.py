@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable
 
 from jobd.errors import QueueFull
+from jobd.scopes import Notice
 from jobd.store import Delete, Store
 from jobd.world import World
 from schemas.records import TokenRecord
@@ -21,6 +22,7 @@ class Tokens:
         self._world = world
         self._per_user_max = per_user_max
         self._by_digest: dict[str, TokenRecord] = {}
+        self.changed = Notice()  # some token opens nothing any more
 
     def restore(self, records: Iterable[TokenRecord]) -> None:
         """Take up what the store remembers."""
@@ -71,3 +73,4 @@ class Tokens:
     def _forget(self, record: TokenRecord) -> None:
         del self._by_digest[record.sha256]
         self._store.put(Delete(TokenRecord, record.id))
+        self.changed.notify()

@@ -9,6 +9,7 @@ from jobd.fleet import Fleet
 from jobd.job import Job, Run
 from jobd.states import api_state
 from jobd.world import World, elapsed_s
+from schemas.codec import dumps, to_data
 from schemas.records import Ended, Ending, Instant, RunRecord
 from schemas.views import (
     AgentView,
@@ -35,6 +36,17 @@ def view_job(job: Job, fleet: Fleet, world: World) -> RunView:
     if job.run is None:
         return RunView(user=job.key[0], job=job.key[1], state="missing")
     return view_run(job.run, fleet, world)
+
+
+def status_text(job: Job, fleet: Fleet, world: World) -> str:
+    """The same as JSON; made once for all who poll or watch, unless it tells an age or a place in a queue."""
+    if job.shown is not None and job.shown[0] == job.revision:
+        return job.shown[1]
+    view = view_job(job, fleet, world)
+    text = dumps(to_data(view))
+    if view.situation is None and (view.known is None or view.known.state == "fresh"):
+        job.shown = job.revision, text
+    return text
 
 
 def view_run(run: Run, fleet: Fleet, world: World) -> RunView:

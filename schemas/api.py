@@ -10,6 +10,7 @@ from schemas.ids import check_name, check_path
 from schemas.records import Mode
 
 INPUT_FILES_MAX = 1000
+KEY_CHARS_MAX = 64
 
 
 @frozen
@@ -46,7 +47,8 @@ class TimeLimits:
 
 @frozen
 class RunRequest:
-    """PUT jobs/{job}/run."""
+    """PUT jobs/{job}/run. Who repeats a request, because its answer was lost, sends the same `idempotency_key` again,
+    and has the run that it made, whatever became of it."""
 
     code: str = field(validator=checked(check_name))
     mode: Mode = "sequential"
@@ -55,6 +57,7 @@ class RunRequest:
     limits: TimeLimits = TimeLimits()
     force: bool = False
     supersede: bool = False
+    idempotency_key: str = field(default="", validator=at_most(KEY_CHARS_MAX))
 
     @property
     def names_library(self) -> bool:

@@ -1,10 +1,10 @@
 """The wire format: JSON to and from frozen attrs classes, strictly, with the field named in every refusal.
 
 Used for the link, the bulk headers, REST bodies, the store and the configuration. Strict means: the size is checked
-before parsing, unknown keys, wrong types, NaN, lone surrogates and deep nesting are refused, nothing is coerced
-(an int where a float is due excepted). A union of several attrs classes is told apart by the key `is`, the class
-name; one map per union makes that the only way to name a class. A field that equals its plain default is not sent, so a
-newer version may add fields with defaults without disturbing an older peer.
+before parsing, unknown keys (but of a `Growing` class), wrong types, NaN, lone surrogates and deep nesting are refused,
+nothing is coerced (an int where a float is due excepted). A union of several attrs classes is told apart by the key
+`is`, the class name; one map per union makes that the only way to name a class. A field that equals its plain default
+is not sent, so a newer version may add fields with defaults without disturbing an older peer.
 
 Field types understood: str, int, float, bool, None, Literal, X | None, tuple[X, ...], dict[str, X], Json, attrs
 classes and unions of them. Bounds are attrs validators from this module.
@@ -33,6 +33,10 @@ else:
 
     class Json:
         """Marks a field that holds any JSON value of bounded depth (its size is bounded by the message's)."""
+
+
+class Growing:
+    """Base of classes whose readers ignore unknown keys, for replies to programs that are older than we are."""
 
 
 class CodecError(ValueError):
@@ -262,6 +266,8 @@ def _dict(item: _Reader) -> _Reader:
 
 
 def _attrs_reader(kind: Any) -> _Reader:
+    grows = issubclass(kind, Growing)
+
     # Readers are looked up at the first use, so that classes may refer to each other.
     @functools.cache
     def fields() -> dict[str, tuple[_Reader, bool]]:
@@ -277,12 +283,12 @@ def _attrs_reader(kind: Any) -> _Reader:
             raise CodecError(path, "must be an object")
         known = fields()
         for key in data:
-            if key not in known:
+            if key not in known and not grows:
                 raise CodecError(_join(path, str(key)[:64]), "is not a known field")
         for name, (_, required) in known.items():
             if required and name not in data:
                 raise CodecError(_join(path, name), "is missing")
-        values = {name: known[name][0](value, _join(path, name)) for name, value in data.items()}
+        values = {name: known[name][0](value, _join(path, name)) for name, value in data.items() if name in known}
         try:
             return kind(**values)
         except _BoundError as error:

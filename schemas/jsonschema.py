@@ -6,7 +6,7 @@ from typing import Any, Union
 
 import attrs
 
-from schemas.codec import Json, at_most, between, checked
+from schemas.codec import Growing, Json, at_most, between, checked
 from schemas.ids import NAME_CHARS_MAX, NAME_PATTERN, check_name
 
 Schema = dict[str, Any]
@@ -45,7 +45,8 @@ def _add(kind: Any, found: dict[str, Schema]) -> None:
     required = [field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING]
     if required:
         schema["required"] = required
-    schema["additionalProperties"] = False
+    if not issubclass(kind, Growing):
+        schema["additionalProperties"] = False
 
 
 def _schema(kind: Any, found: dict[str, Schema]) -> Schema:

@@ -166,6 +166,7 @@ class RunRecord:
     usage: Usage = Usage()
     fraction: float | None = None
     log_tail: str = ""
+    idempotency_key: str = ""  # of the request that made it
 
 
 @frozen

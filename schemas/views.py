@@ -1,20 +1,21 @@
 """What the gateway hears back: the bodies of the REST API's replies, and what the client library is typed by.
 
-Times are RFC 3339 UTC, durations seconds, sizes bytes. A field that is null or empty by default is left out.
+Times are RFC 3339 UTC, durations seconds, sizes bytes. A field that is null or empty by default is left out. Later
+versions may add fields, which a reader that does not know them ignores.
 """
 
 from typing import Literal
 
 from attrs import frozen
 
-from schemas.codec import Json
+from schemas.codec import Growing, Json
 from schemas.records import Mode
 
 State = Literal["missing", "pending", "running", "completed", "failed", "canceled"]
 
 
 @frozen
-class SituationView:
+class SituationView(Growing):
     """What a run waits for."""
 
     code: str
@@ -23,7 +24,7 @@ class SituationView:
 
 
 @frozen
-class CauseView:
+class CauseView(Growing):
     """Why it ended."""
 
     code: str
@@ -32,7 +33,7 @@ class CauseView:
 
 
 @frozen
-class KnownView:
+class KnownView(Growing):
     """How good the knowledge is: fresh, or unknown since the agent was last heard, `age_s` ago."""
 
     state: str
@@ -41,7 +42,7 @@ class KnownView:
 
 
 @frozen
-class ProgressView:
+class ProgressView(Growing):
     """The latest progress."""
 
     fraction: float | None
@@ -52,7 +53,7 @@ class ProgressView:
 
 
 @frozen
-class StageView:
+class StageView(Growing):
     """One line of the timeline."""
 
     number: int
@@ -63,7 +64,7 @@ class StageView:
 
 
 @frozen
-class RunUsageView:
+class RunUsageView(Growing):
     """What the run used."""
 
     wall_s: float
@@ -74,7 +75,7 @@ class RunUsageView:
 
 
 @frozen
-class RunView:
+class RunView(Growing):
     """The status of a job's newest run. `state` `missing`: it never ran, or was purged, and only user, job and state
     are there."""
 
@@ -98,7 +99,7 @@ class RunView:
 
 
 @frozen
-class InputView:
+class InputView(Growing):
     """One input file of a run: its content's SHA-256, and the library name that it was resolved from."""
 
     path: str
@@ -108,7 +109,7 @@ class InputView:
 
 
 @frozen
-class PastRunView:
+class PastRunView(Growing):
     """One run of a job's history."""
 
     serial: int
@@ -129,7 +130,7 @@ class PastRunView:
 
 
 @frozen
-class HistoryView:
+class HistoryView(Growing):
     """The kept runs of a job, newest first; `next` is the `before` of the next page."""
 
     runs: tuple[PastRunView, ...]
@@ -137,7 +138,7 @@ class HistoryView:
 
 
 @frozen
-class JobsView:
+class JobsView(Growing):
     """One page of jobs; `next` is the `after` of the next one."""
 
     jobs: tuple[RunView, ...]
@@ -145,7 +146,7 @@ class JobsView:
 
 
 @frozen
-class PoolView:
+class PoolView(Growing):
     """A pool of slots: `capacity` and `used` by unit."""
 
     name: str
@@ -156,7 +157,7 @@ class PoolView:
 
 
 @frozen
-class AgentView:
+class AgentView(Growing):
     """An agent. `failure` is why its last start failed, with the end of its log; `open_runs` are job/serial."""
 
     id: str
@@ -174,7 +175,7 @@ class AgentView:
 
 
 @frozen
-class ExplainView:
+class ExplainView(Growing):
     """Why a run waits, or why it ended: one sentence, and what it is made of."""
 
     state: State
@@ -190,7 +191,7 @@ class ExplainView:
 
 
 @frozen
-class SeriesView:
+class SeriesView(Growing):
     """The kept scalars of a run: rows of seconds since its start, and then one value for each name."""
 
     serial: int
@@ -199,7 +200,7 @@ class SeriesView:
 
 
 @frozen
-class SessionView:
+class SessionView(Growing):
     """How far the user's agent is."""
 
     agent: str
@@ -207,7 +208,7 @@ class SessionView:
 
 
 @frozen
-class TokenView:
+class TokenView(Growing):
     """A minted token; its text is said only once."""
 
     id: str
@@ -218,14 +219,14 @@ class TokenView:
 
 
 @frozen
-class TokensView:
+class TokensView(Growing):
     """The valid tokens."""
 
     tokens: tuple[TokenView, ...]
 
 
 @frozen
-class UserView:
+class UserView(Growing):
     """A user."""
 
     user: str
@@ -233,7 +234,7 @@ class UserView:
 
 
 @frozen
-class JobUsageView:
+class JobUsageView(Growing):
     """What one job has used over all its runs, the purged ones included. A core-second is a slot's core for a second,
     idle or not; a CPU-second is what its processes computed."""
 
@@ -244,7 +245,7 @@ class JobUsageView:
 
 
 @frozen
-class UserUsageView:
+class UserUsageView(Growing):
     """What a user has used, and one page of the jobs; `next` is the `after` of the next one."""
 
     user: str
@@ -259,7 +260,7 @@ class UserUsageView:
 
 
 @frozen
-class FileView:
+class FileView(Growing):
     """A file of the user's library."""
 
     name: str
@@ -269,14 +270,14 @@ class FileView:
 
 
 @frozen
-class LibraryView:
+class LibraryView(Growing):
     """The user's library."""
 
     files: tuple[FileView, ...]
 
 
 @frozen
-class ModeView:
+class ModeView(Growing):
     """A mode of a code."""
 
     cores: int
@@ -286,7 +287,7 @@ class ModeView:
 
 
 @frozen
-class CodeView:
+class CodeView(Growing):
     """A code that the site offers. `inputs` are the files that a run must have."""
 
     name: str
@@ -300,21 +301,21 @@ class CodeView:
 
 
 @frozen
-class CodesView:
+class CodesView(Growing):
     """What the site offers."""
 
     codes: tuple[CodeView, ...]
 
 
 @frozen
-class ClustersView:
+class ClustersView(Growing):
     """The clusters that the site offers; none yet."""
 
     clusters: tuple[str, ...]
 
 
 @frozen
-class NodeView:
+class NodeView(Growing):
     """A node of the cancel-scope tree."""
 
     depth: int
@@ -325,35 +326,35 @@ class NodeView:
 
 
 @frozen
-class TreeView:
+class TreeView(Growing):
     """The live cancel-scope tree, depth first."""
 
     tree: tuple[NodeView, ...]
 
 
 @frozen
-class AgentsView:
+class AgentsView(Growing):
     """Every agent."""
 
     agents: tuple[AgentView, ...]
 
 
 @frozen
-class PoolsView:
+class PoolsView(Growing):
     """Every pool that somebody uses."""
 
     pools: tuple[PoolView, ...]
 
 
 @frozen
-class HealthView:
+class HealthView(Growing):
     """`alive`, or `ready`."""
 
     status: str
 
 
 @frozen
-class ListedFileView:
+class ListedFileView(Growing):
     """A file of a run directory."""
 
     path: str
@@ -362,7 +363,7 @@ class ListedFileView:
 
 
 @frozen
-class ListingView:
+class ListingView(Growing):
     """The files of a run directory; truncated when there are more."""
 
     files: tuple[ListedFileView, ...]
@@ -370,7 +371,7 @@ class ListingView:
 
 
 @frozen
-class ProblemView:
+class ProblemView(Growing):
     """RFC 9457: what was wrong and what to do. `code` is stable; `field` names the part at fault, `limit` the bound."""
 
     type: str

@@ -7,6 +7,7 @@ such a test fails after an upgrade of Hypercorn, upstream has mended it, and job
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -24,7 +25,8 @@ import trio
 from hypercorn.config import Config
 from trio.testing import wait_all_tasks_blocked
 
-from jobd.web.server import REFUSED_MAX, Limits, Peer, PeerGone, serve_http
+from jobd.web.connection import Limits, Peer, PeerGone
+from jobd.web.server import REFUSED_MAX, serve_http
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 WHILE_S = 0.5  # how long we look before we call a thing stuck, on the stock worker
@@ -263,6 +265,7 @@ async def test_a_handler_whose_answer_cannot_be_sent_ends_only_its_connection(
 ) -> None:
     async def bad(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 101, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
 
     async with serving(kind, by_path(bad=bad)) as server:
         client = await server.connect()
@@ -339,7 +342,35 @@ async def test_an_early_answer_does_not_break_its_peers_upload() -> None:
         client = await server.connect()
         await client.stream.send_all(b"POST /answer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
         await client.stream.send_all(b"x" * size)
-        assert (await client.answer()).status == 413
+        answer = await client.answer()
+        assert answer.status == 413
+        assert answer.headers["connection"] == "close", "or the peer would send its next request into a closed door"
+
+
+@both
+async def test_a_small_answer_is_one_write(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+    send_all = trio.SocketStream.send_all
+
+    async def counted(self: trio.SocketStream, data: Any) -> None:
+        if data[:4] != b"GET ":
+            writes.append(bytes(data))
+        await send_all(self, data)
+
+    def counted_now(descriptor: int, data: bytes) -> int:
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode) and len(data) > 1:  # Trio wakes itself by single bytes
+            writes.append(data)
+        return write(descriptor, data)
+
+    write = os.write
+    monkeypatch.setattr(os, "write", counted_now)
+    monkeypatch.setattr(trio.SocketStream, "send_all", counted)
+    async with serving(kind, hello) as server:
+        client = await server.connect()
+        for _ in range(3):
+            assert (await client.get()).body == b"hello"
+    pieces = [write.rpartition(b"\r\n")[2] for write in writes if write]
+    assert len(pieces) == 3 if kind == "ours" else len(pieces) > 3, writes
 
 
 async def pour(stream: trio.SocketStream, size: int) -> None:

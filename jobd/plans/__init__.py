@@ -6,10 +6,23 @@ the line `# commit` may happen many times; everything below happens once.
 """
 
 from jobd.plans.agents import forget_agent, stop_agent
-from jobd.plans.jobs import cancel, delete, explain, history, listing, series, status
+from jobd.plans.jobs import cancel, delete, explain, history, is_over, listing, series, status
 from jobd.plans.questions import analyse, compute, list_files, read
 from jobd.plans.runs import accept, admit, post, slots_of, start
-from jobd.plans.users import find, mint, revoke, session, set_tier, shelf, shelve, tokens, unshelve, usage
+from jobd.plans.users import (
+    find,
+    mint,
+    overfull,
+    revoke,
+    room,
+    session,
+    set_tier,
+    shelf,
+    shelve,
+    tokens,
+    unshelve,
+    usage,
+)
 
 __all__ = [
     "accept",
@@ -22,12 +35,15 @@ __all__ = [
     "find",
     "forget_agent",
     "history",
+    "is_over",
     "list_files",
     "listing",
     "mint",
+    "overfull",
     "post",
     "read",
     "revoke",
+    "room",
     "series",
     "session",
     "set_tier",

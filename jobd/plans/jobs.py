@@ -15,7 +15,7 @@ from jobd.jobs import Loaded
 from jobd.plans.runs import cancel_run, post
 from jobd.states import api_state
 from jobd.store import Selection
-from jobd.views import view_agent, view_job, view_past, view_pool, view_run, view_timeline
+from jobd.views import status_text, view_agent, view_job, view_past, view_pool, view_run, view_timeline
 from schemas.api import CancelRequest
 from schemas.link import Epoch, Remove
 from schemas.records import Ended, RunRecord, SeriesRecord
@@ -101,15 +101,27 @@ def run_of(core: Core, request: Request, job: Job, serial: int | None) -> Run:
     return request.need(Stored(core, job, serial or job.run.record.serial))
 
 
-def status(core: Core, user: str, name: str, seen: int | None, wait_s: float) -> Plan[tuple[int, RunView]]:
-    """GET job: its revision and view; with `seen`, at the next change, or after wait_s."""
+def status(core: Core, user: str, name: str, seen: int | None, wait_s: float) -> Plan[tuple[int, str]]:
+    """GET job: its revision, and its view as JSON, empty for the one `seen`; with wait_s, at the next change."""
     until = trio.current_time() + min(wait_s, core.config.requests.long_poll_s_max)
 
-    def plan(request: Request) -> Act[tuple[int, RunView]]:
+    def plan(request: Request) -> Act[tuple[int, str]]:
         job = request.need(Loaded(core.jobs, user, name))
         if seen is not None and wait_s > 0:
             request.need(Newer(job, seen, until))
-        return partial(gated, core, job.sequence, (job.revision, view_job(job, core.fleet, core.world)))
+        text = "" if job.revision == seen else status_text(job, core.fleet, core.world)
+        return partial(gated, core, job.sequence, (job.revision, text))
+
+    return plan
+
+
+def is_over(core: Core, user: str, name: str, serial: int | None) -> Plan[bool]:
+    """Whether the run of this serial, or the newest, is proved to be over."""
+
+    def plan(request: Request) -> Act[bool]:
+        job = request.need(Loaded(core.jobs, user, name))
+        run = job.run if serial is None or job.run is None else job.open.get(serial)
+        return partial(gated, core, job.sequence, run is None or isinstance(run.record.state, Ended))
 
     return plan
 

@@ -28,12 +28,14 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
 
     def plan(request: Request) -> Act[tuple[int, RunView]]:
         job = request.need(Loaded(core.jobs, user, name))
+        newest = job.run
+        if newest is not None and ask.idempotency_key and newest.record.idempotency_key == ask.idempotency_key:
+            return partial(gated, core, job.sequence, (200, view_job(job, core.fleet, core.world)))
         shelf = request.need(Shelved(core.library, core.jobs.users.get(user))) if ask.names_library else Shelf({})
         draft, blobs = acceptance.draft(core.codes, ask, shelf.files, core.world.now())
         if not core.broker.host.fits((draft.slots.cores, draft.slots.memory_bytes)):
             cores, memory = core.broker.host.capacity
             raise Invalid(f"This site has {cores} cores and {memory} bytes of memory for a run.", field="resources")
-        newest = job.run
         if newest is not None and newest.record.input_hash == draft.input_hash:
             completed = states.api_state(newest.record.state) == "completed"
             if newest.active or (completed and not ask.force):

@@ -2,12 +2,13 @@
 
 from functools import partial
 
+from jobd.config import Tier
 from jobd.core import PLACE, Core, gated
 from jobd.dispatch import Act, Plan, Request
 from jobd.errors import Invalid, NotFound, QueueFull
 from jobd.files import Stored
 from jobd.jobs import Known
-from jobd.library import Shelved
+from jobd.library import Shelf, Shelved
 from jobd.store import Totals
 from jobd.views import rfc3339
 from schemas.api import SessionRequest, TokenRequest, UserRequest
@@ -132,6 +133,18 @@ def _token(record: TokenRecord, text: str | None = None) -> TokenView:
 # --- the library ----------------------------------------------------------------------------------------------------
 
 
+def room(core: Core, user: str, name: str) -> Plan[int]:
+    """Before the body of PUT library is read: how many bytes the tier has left for this name; raises QueueFull."""
+
+    def plan(request: Request) -> Act[int]:
+        core.store.check()
+        owner = core.jobs.users.get(user)
+        left = _room(core.tier(owner), request.need(Shelved(core.library, owner)), name)
+        return partial(gated, core, 0, left)
+
+    return plan
+
+
 def shelve(core: Core, user: str, name: str, stored: Stored) -> Plan[FileView]:
     """PUT library: the name stands for this content, which is there already; raises QueueFull beyond the tier."""
 
@@ -139,16 +152,26 @@ def shelve(core: Core, user: str, name: str, stored: Stored) -> Plan[FileView]:
         core.store.check()
         owner = request.need(Known(core.jobs, user))
         shelf = request.need(Shelved(core.library, owner))
-        tier, old = core.tier(owner), shelf.files.get(name)
-        if old is None and len(shelf.files) >= tier.library_files:
-            raise QueueFull(f"The library holds at most {tier.library_files} files.", limit=tier.library_files)
-        if shelf.bytes - (old.bytes if old else 0) + stored.bytes > tier.library_bytes:
-            raise QueueFull(f"The library holds at most {tier.library_bytes} bytes.", limit=tier.library_bytes)
+        tier = core.tier(owner)
+        if stored.bytes > _room(tier, shelf, name):  # others may have been stored since it was asked for
+            raise overfull(tier)
         # commit
         record = core.library.put(owner, shelf, name, stored.sha256, stored.bytes)
         return partial(gated, core, shelf.sequence, _file(record))
 
     return plan
+
+
+def _room(tier: Tier, shelf: Shelf, name: str) -> int:
+    old = shelf.files.get(name)
+    if old is None and len(shelf.files) >= tier.library_files:
+        raise QueueFull(f"The library holds at most {tier.library_files} files.", limit=tier.library_files)
+    return max(0, tier.library_bytes - shelf.bytes + (old.bytes if old else 0))
+
+
+def overfull(tier: Tier) -> QueueFull:
+    """A library has no room for so much."""
+    return QueueFull(f"The library holds at most {tier.library_bytes} bytes.", limit=tier.library_bytes)
 
 
 def find(core: Core, user: str, name: str) -> Plan[FileView]:

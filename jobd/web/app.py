@@ -23,6 +23,7 @@ def control_app(core: Core, door: Door, routes: tuple[Route, ...]) -> QuartTrio:
     app = QuartTrio("jobd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = core.config.http.body_bytes_max
     app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.url_map.merge_slashes = False  # //v1/admin is not /v1/admin: a proxy in front may have a rule about one of them
     _add_errors(app, core)
     for route in routes:
         # The front's resources are named here too, so that a wrong method on them is 405 with all that is allowed.

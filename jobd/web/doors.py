@@ -29,6 +29,7 @@ class Principal:
     job: str | None = None
     read_only: bool = False
     expires_wall_s: float = inf
+    digest: str = field(default="", repr=False)  # of the minted token that proved it, if one did
 
     def check(self, may: May, user: str | None, job: str | None) -> None:
         """Raises Forbidden unless this principal may do this with the user and job that the path names."""
@@ -66,8 +67,8 @@ class Door:
         if record is None:
             raise Unauthorized
         if record.role == "operator":
-            return Principal("operator", expires_wall_s=record.expires_wall_s)
-        return Principal("user", record.user, record.job, record.read_only, record.expires_wall_s)
+            return Principal("operator", expires_wall_s=record.expires_wall_s, digest=digest)
+        return Principal("user", record.user, record.job, record.read_only, record.expires_wall_s, digest)
 
 
 def _digest(headers: Headers) -> str:

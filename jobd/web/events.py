@@ -2,13 +2,13 @@
 
     event: stage   id: N   one line of the timeline; ids count over all runs of the job, each is sent exactly once,
                            and Last-Event-ID resumes after a lost connection or a restart of jobd
-    event: status          the whole status, latest wins, at most one per event_interval_s; no id
+    event: status          the whole status, latest wins, with each stage, else one per event_interval_s; no id
 
 Nothing is pushed before the store has committed it. A comment line every event_beat_s keeps proxies from hanging up.
 """
 
 from functools import partial
-from typing import Any
+from math import inf
 
 import trio
 
@@ -18,8 +18,8 @@ from jobd.dispatch import Act, Plan, Request
 from jobd.errors import DeadlineExceeded, QueueFull
 from jobd.job import Job
 from jobd.jobs import Loaded
-from jobd.views import rfc3339, view_job
-from schemas.codec import dumps, to_data
+from jobd.views import rfc3339, status_text
+from schemas.codec import dumps
 from schemas.records import Stage
 
 
@@ -45,23 +45,23 @@ async def _push(core: Core, job: Job, last: int | None, sink: Sink) -> None:
     try:
         await sink.begin(Head("text/event-stream", -1, job.record.serial))
         sent = job.record.stage if last is None else last
-        revision = None
+        revision, due, beat_s = None, -inf, core.config.requests.event_beat_s
         while True:
-            if job.revision != revision:
-                revision = job.revision
-                await core.store.durable(job.sequence)
+            now = trio.current_time()
+            if job.revision != revision and (now >= due or job.record.stage > sent):
+                revision, due = job.revision, now + core.config.requests.event_interval_s
                 stages = await core.jobs.stages_after(job, sent)
-                # One write: what happened, then how things stand now.
+                # One write: what happened, then how things stand now; all of this moment, and told when it is on disk.
                 lines = [_stage(serial, each) for serial, each in stages]
-                lines.append(_event("status", to_data(view_job(job, core.fleet, core.world))))
+                lines.append(_event("status", status_text(job, core.fleet, core.world)))
+                await core.store.durable(job.sequence)
                 await sink.write("".join(lines).encode())
                 sent = stages[-1][1].number if stages else sent
-                await trio.sleep(core.config.requests.event_interval_s)
-            else:
-                with trio.move_on_after(core.config.requests.event_beat_s) as patience:
-                    await job.changed.wait()
-                if patience.cancelled_caught:
-                    await sink.write(b": still here\n\n")
+                continue
+            with trio.move_on_after(beat_s if job.revision == revision else due - now) as patience:
+                await job.changed.wait()
+            if patience.cancelled_caught and job.revision == revision:
+                await sink.write(b": still here\n\n")
     finally:
         job.watchers -= 1
 
@@ -74,9 +74,9 @@ def _stage(serial: int, stage: Stage) -> str:
         "name": stage.name,
         "text": stage.text,
     }
-    return _event("stage", data, stage.number)
+    return _event("stage", dumps(data), stage.number)
 
 
-def _event(name: str, data: Any, number: int | None = None) -> str:
+def _event(name: str, data: str, number: int | None = None) -> str:
     identity = f"id: {number}\n" if number is not None else ""
-    return f"event: {name}\n{identity}data: {dumps(data)}\n\n"
+    return f"event: {name}\n{identity}data: {data}\n\n"

@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl
 import trio
 
 from jobd.core import Core
-from jobd.errors import DeadlineExceeded, Invalid, JobdError, TooLarge
+from jobd.errors import DeadlineExceeded, Invalid, JobdError, TooLarge, Unauthorized
 from jobd.metrics import REQUESTS
 from jobd.web.calls import Call, Route, decoded, enter
-from jobd.web.doors import Door, Headers
+from jobd.web.doors import Door, Headers, Principal
 from jobd.web.sink import AsgiSink
 
 log = logging.getLogger(__name__)
@@ -24,12 +24,19 @@ log = logging.getLogger(__name__)
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 QUERY_FIELDS_MAX = 32
+EXPIRY_GRACE_S = 1.0  # an event stream ends by itself, and cleanly, when its token does
 CORS_HEADERS = (
     (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type, if-none-match, last-event-id, prefer, range"),
     (b"access-control-expose-headers", b"etag, jobd-serial, jobd-meta, retry-after, content-range"),
     (b"access-control-max-age", b"600"),
 )
+
+
+def hot_paths(routes: tuple[Route, ...]) -> Callable[[str], bool]:
+    """Whether a GET of a path is one of the hottest reads."""
+    patterns = [_pattern(route.path) for route in routes if route.hot]
+    return lambda path: any(pattern.fullmatch(path) for pattern in patterns)
 
 
 def front(core: Core, door: Door, routes: tuple[Route, ...], control: Asgi) -> Asgi:
@@ -75,8 +82,12 @@ async def _serve(core: Core, door: Door, route: Route, parts: dict[str, str], as
         else:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_client, receive, nursery.cancel_scope)
+                if call.principal.digest:
+                    nursery.start_soon(_watch_token, core, call.principal, nursery.cancel_scope)
                 await _refusing(sink, work)
                 nursery.cancel_scope.cancel(reason="answered")
+            if not sink.begun and call.principal.digest and core.tokens.find(call.principal.digest) is None:
+                await sink.refuse(Unauthorized())
     REQUESTS.labels(f"{route.method} {route.path}", sink.status).inc()
 
 
@@ -164,6 +175,14 @@ async def _watch_client(receive: Any, scope: trio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel(reason="the client hung up")
+
+
+async def _watch_token(core: Core, principal: Principal, scope: trio.CancelScope) -> None:
+    """What a token has opened ends with it: expired, or revoked because it was stolen."""
+    while core.tokens.find(principal.digest) is not None:
+        with trio.move_on_after(principal.expires_wall_s - core.world.now().wall_s + EXPIRY_GRACE_S):
+            await core.tokens.changed.wait()
+    scope.cancel(reason="the token is over")
 
 
 # --- other origins --------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ async def status(core: Core, call: Call) -> Reply:
     seen, wait_s = _seen(call), _wait_s(call)
     plan = plans.status(core, call.user, call.job, seen, wait_s)
     deadline_s = core.config.requests.deadline_s + wait_s
-    revision, view = await core.ask(plan, call.user, call.job, "status", deadline_s)
+    revision, text = await core.ask(plan, call.user, call.job, "status", deadline_s)
     headers = {"etag": f'"{revision}"', "cache-control": "no-cache"}
-    return Reply(None, 304, headers) if revision == seen else Reply(view, 200, headers)
+    return Reply(text.encode(), 200, headers) if text else Reply(None, 304, headers)
 
 
 async def cancel(core: Core, call: Call) -> Reply:

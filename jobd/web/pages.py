@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -31,9 +32,9 @@ HEADERS = {
 
 
 class Pages:
-    """The two handlers, about these routes."""
+    """The two handlers. They are routes themselves, so all routes are asked for when the first one is served."""
 
-    def __init__(self, routes: tuple[Route, ...]) -> None:
+    def __init__(self, routes: Callable[[], tuple[Route, ...]]) -> None:
         self._routes = routes
 
     async def openapi(self, core: Core, call: Call) -> Reply:
@@ -46,11 +47,11 @@ class Pages:
 
     @functools.cached_property
     def _document(self) -> bytes:
-        return dumps(document(self._routes)).encode()
+        return dumps(document(self._routes())).encode()
 
     @functools.cached_property
     def _page(self) -> bytes:
-        described = document(self._routes)
+        described = document(self._routes())
         groups: dict[str, list[str]] = {}
         for path, operations in described["paths"].items():
             for method, operation in operations.items():

@@ -121,9 +121,9 @@ _JOBS = (
         "GET",
         f"{JOB}/files/{{path}}",
         "read",
-        "One file, from an offset with Range, as it grows with follow=1",
+        "One file, from an offset with Range, as it grows with follow=1; its type is guessed by its name",
         stream=streams.file,
-        reply=BYTES,
+        reply=ANY,
         query=("serial", "follow", "offset"),
         headers=("range",),
     ),
@@ -295,11 +295,10 @@ _SITE = (
     Route("GET", "/metrics", "gateway", "What a monitoring system scrapes", serve=operations.metrics, reply=TEXT),
 )
 
-_API = (*_JOBS, *_USERS, *_ADMIN, *_SITE)
-_PAGES = pages.Pages(_API)
-
-ROUTES = (
-    *_API,
-    Route("GET", "/openapi.json", "anyone", "This API as an OpenAPI document", serve=_PAGES.openapi),
-    Route("GET", "/docs", "anyone", "This API as a page", serve=_PAGES.page),
+_PAGES = pages.Pages(lambda: ROUTES)
+_ABOUT = (
+    Route("GET", "/openapi.json", "anyone", "This document", serve=_PAGES.openapi, reply="application/json"),
+    Route("GET", "/docs", "anyone", "This document as a page", serve=_PAGES.page, reply="text/html"),
 )
+
+ROUTES: tuple[Route, ...] = (*_JOBS, *_USERS, *_ADMIN, *_SITE, *_ABOUT)

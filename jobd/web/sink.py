@@ -41,6 +41,8 @@ class AsgiSink:
         if 0 < len(meta) <= META_CHARS_MAX:
             headers.append(("jobd-meta", meta))
         await self._start(self.status, headers)
+        if head.bytes < 0:
+            await self.write(b"")  # the server holds a head until something follows, which may take its time here
 
     async def write(self, data: bytes) -> None:
         """Send a piece; returns when there is room for more."""

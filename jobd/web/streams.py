@@ -78,13 +78,11 @@ async def _read(core: Core, call: Call, path: str | None, window: tuple[int, int
 
 async def _follow(core: Core, call: Call, path: str | None, sink: AsgiSink) -> None:
     """What is there, and what is appended until the run has ended."""
-    offset, follow_s = call.number("offset") or 0, core.config.requests.follow_s
+    offset, follow_s, limit = call.number("offset") or 0, core.config.requests.follow_s, core.config.requests.deadline_s
     tail = Tail(sink)
     while True:
         # Asked before the read: what a run that has ended wrote is complete.
-        now = plans.status(core, call.user, call.job, None, 0.0)
-        _, view = await core.ask(now, call.user, call.job, "status", core.config.requests.deadline_s)
-        over = bool(view.end_confirmed) or (call.serial is not None and call.serial != view.serial)
+        over = await core.ask(plans.is_over(core, call.user, call.job, call.serial), call.user, call.job, "log", limit)
         before = tail.sent
         await _read(core, call, path, (offset + tail.sent, None, 0.0 if over else follow_s), tail)
         if over and tail.sent == before:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from jobd import plans
 from jobd.core import Core
 from jobd.delivery import Head
-from jobd.errors import RangeNotSatisfiable
+from jobd.errors import RangeNotSatisfiable, TooLarge
 from jobd.web.calls import Call
 from jobd.web.sink import AsgiSink
 from jobd.web.streams import FILE_HEADERS, byte_range
@@ -19,10 +19,17 @@ ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
 async def upload(core: Core, call: Call, sink: AsgiSink) -> None:
     """PUT library/{name}: the name changes only when the content is whole and on the disk."""
     assert call.pieces is not None, "the route takes pieces"
-    core.store.check()
-    stored = await core.files.receive(call.pieces, core.config.http.upload_bytes_max)
-    plan = plans.shelve(core, call.user, call.parts["name"], stored)
-    view = await core.ask(plan, call.user, "", "upload", core.config.requests.deadline_s)
+    name, most = call.parts["name"], core.config.http.upload_bytes_max
+    deadline_s = core.config.requests.deadline_s
+    # What the quota does not allow is not even taken: a content that no name stands for would stay for good.
+    room = await core.ask(plans.room(core, call.user, name), call.user, "", "upload", deadline_s)
+    try:
+        stored = await core.files.receive(call.pieces, min(room, most))
+    except TooLarge:
+        if room >= most:
+            raise
+        raise plans.overfull(core.tier(core.jobs.users.get(call.user))) from None
+    view = await core.ask(plans.shelve(core, call.user, name, stored), call.user, "", "upload", deadline_s)
     data = dumps(to_data(view)).encode()
     sink.headers = [("etag", f'"{view.sha256}"')]
     await sink.begin(Head("application/json", len(data)))

@@ -169,7 +169,7 @@ class Bench:
         key = user.id, PLACE
         if key not in self.core.fleet.agents:
             record = AgentRecord(self.core.world.new_id("a"), user.id, PLACE)
-            self.core.fleet.agents[key] = Agent(user, record, self.core.world.now())
+            self.core.fleet.restore({user.id: user}, (record,))
             self.core.store.put(record)
         agent, wire = self.core.fleet.agents[key], wire or Wire()
         wire.say(Hello(1, 1, agent.record.id, agent.record.generation, "boot", "3.11", 1, agent.record.fact, **hello))

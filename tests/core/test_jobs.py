@@ -1,5 +1,6 @@
 """The registry, the agents and their links: what the simulation meets rarely, shown directly."""
 
+import json
 from typing import Any
 
 import pytest
@@ -90,14 +91,25 @@ async def test_a_job_that_someone_waits_for_is_not_forgotten(autojump_clock: tri
         async with trio.open_nursery() as nursery:
 
             async def poll() -> None:
-                new, view = await built.ask(plans.status(built.core, "user", "job", revision, 100.0))
-                assert new != revision and view.serial == 2 and trio.current_time() < 5
+                new, text = await built.ask(plans.status(built.core, "user", "job", revision, 100.0))
+                assert new != revision and json.loads(text)["serial"] == 2 and trio.current_time() < 5
 
             nursery.start_soon(poll)
             await settled()
             for number in range(5):
                 await built.ask(plans.status(built.core, "user", f"other{number}", None, 0.0))
             await accepted(built, "2")
+
+
+async def test_a_lost_link_changes_what_a_poll_is_told(autojump_clock: trio.testing.MockClock) -> None:
+    async with bench() as built:
+        _, wire = await started(built)
+        revision, text = await built.ask(plans.status(built.core, "user", "job", None, 0.0))
+        assert json.loads(text)["known"]["state"] == "fresh"
+        await wire.aclose()
+        await trio.sleep(10)
+        changed, text = await built.ask(plans.status(built.core, "user", "job", revision, 0.0))
+        assert changed != revision and json.loads(text)["known"]["state"] == "unknown"
 
 
 async def test_a_restart_keeps_more_open_jobs_than_the_cache_has_room_for(

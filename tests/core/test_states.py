@@ -8,7 +8,18 @@ import pytest
 
 from jobd import states
 from jobd.causes import CAUSES, cause
-from jobd.states import TRANSITIONS, Admitted, Canceled, Expired, Finished, Missed, Ordered, Started, advance
+from jobd.states import (
+    TRANSITIONS,
+    Admitted,
+    Canceled,
+    Expired,
+    Finished,
+    Forgotten,
+    Missed,
+    Ordered,
+    Started,
+    advance,
+)
 from schemas.link import Ended as EndedFact
 from schemas.link import Epoch, RunLimits
 from schemas.records import (
@@ -55,6 +66,7 @@ EVENTS: list[Any] = [
     Canceled(cause("user")),
     Expired(cause("run_timeout")),
     Missed(),
+    Forgotten(cause("forgotten")),
 ]
 
 # What cannot happen, and why. Everything else is a row.
@@ -63,6 +75,7 @@ IMPOSSIBLE = {
         (Pending, event): "facts about a run without an agent are dropped before the table"
         for event in (Started, Finished, Missed)
     },
+    (Pending, Forgotten): "a run without an agent is on none that could be forgotten",
     **{
         (state, event): "the run's own task makes this event, once, and only while the run is pending"
         for state in (Starting, Running, Ending, Ended)
@@ -74,7 +87,7 @@ IMPOSSIBLE = {
 RACES = {
     (Starting, Finished), (Starting, Missed), (Running, Started),
     *((state, event) for state in (Ending, Ended) for event in (Started, Canceled, Expired)),
-    (Ended, Finished), (Ended, Missed), (Ending, Missed),
+    (Ended, Finished), (Ended, Missed), (Ending, Missed), (Ended, Forgotten), (Ending, Forgotten),
 }  # fmt: skip
 
 
@@ -86,7 +99,10 @@ def record(state: Any) -> RunRecord:
     )  # fmt: skip
 
 
-KINDS = (Pending, Starting, Running, Ending, Ended), (Admitted, Ordered, Started, Finished, Canceled, Expired, Missed)
+KINDS = (
+    (Pending, Starting, Running, Ending, Ended),
+    (Admitted, Ordered, Started, Finished, Canceled, Expired, Missed, Forgotten),
+)
 
 
 def test_every_pair_is_a_row_or_impossible_for_a_stated_reason() -> None:

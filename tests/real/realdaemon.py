@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-from jobd.client import Client, UnreachableError
+from plainclient import Client, UnreachableError
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -48,19 +47,29 @@ def wait_until(condition: Callable[[], Any], what: str = "", deadline_s: float =
 
 
 class Daemon:
-    """A jobd of our own below `home`. `tables` are the TOML tables that differ from SMALL; `plain` top-level keys."""
+    """A jobd of our own below `home`. `tables` are the TOML tables that differ from SMALL, or, if it is `shipped`, from
+    what jobd ships with; `plain` are top-level keys."""
 
-    def __init__(self, home: Path, tables: Mapping[str, Mapping[str, Any]] | None = None, **plain: Any) -> None:
+    def __init__(
+        self,
+        home: Path,
+        tables: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        shipped: bool = False,
+        **plain: Any,
+    ) -> None:
         self.home = home
         self.state = home / "s"
         self.log_path = home / "jobd.log"
-        merged = {name: {**SMALL.get(name, {}), **(tables or {}).get(name, {})} for name in {*SMALL, *(tables or {})}}
+        usual = {"local": SMALL["local"], "http": {"port": 0}} if shipped else SMALL
+        merged = {name: {**usual.get(name, {}), **(tables or {}).get(name, {})} for name in {*usual, *(tables or {})}}
         top = {"state": str(self.state), "codes": str(HERE / "codes"), **plain}
         lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
         for name, table in merged.items():
             lines.append(f"[{name}]")
             lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
         (home / "jobd.toml").write_text("\n".join(lines) + "\n")
+        self.command: list[str | Path] = [BIN / "jobd", "--config"]
         self.process: subprocess.Popen[bytes] | None = None
 
     # --- its life
@@ -68,7 +77,7 @@ class Daemon:
     def launch(self) -> "subprocess.Popen[bytes]":
         """Start a process on this configuration, and wait for nothing."""
         with self.log_path.open("ab") as log:
-            return subprocess.Popen([BIN / "jobd", "--config", self.home / "jobd.toml"], stdout=log, stderr=log)
+            return subprocess.Popen([*self.command, self.home / "jobd.toml"], stdout=log, stderr=log)
 
     def start(self) -> "Daemon":
         """Start it, and wait until it serves."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from plainclient import ProblemError
 from realdaemon import OVER, Daemon, processes_that_name, wait_until
-
-from jobd.client import ProblemError
 
 FOREVER = "echo begun; while :; do sleep 0.05; done"
 
@@ -171,7 +170,7 @@ def test_a_run_whose_agent_cannot_start_fails_with_the_end_of_its_log(make_daemo
 
 
 def test_an_interpreter_that_is_none_is_named(make_daemon):
-    for python, words in (("/bin/false", "the agent's process ended at once"), ("/no/such/python", "/no/such/python")):
+    for python, words in (("/bin/false", "it ended before it called home"), ("/no/such/python", "/no/such/python")):
         daemon = make_daemon(local={"python": python}).start()
         daemon.run("alice", "j", "true", limits={"start_s": 1.0})
         status = daemon.until("alice", "j", "failed")

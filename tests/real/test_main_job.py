@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from plainclient import Event, ProblemError
 from realdaemon import OVER, Daemon, wait_until
-
-from jobd.client import Event, ProblemError
 
 SLOW = "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done"
 

@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from plainclient import ProblemError
 from realdaemon import OVER, Daemon, wait_until
-
-from jobd.client import ProblemError
 
 WAITS = "echo begun >> trace; while [ ! -e go ]; do sleep 0.05; done; echo done"
 FULL = {"mode": "parallel", "resources": {"cores": 8}}  # all of the host

@@ -11,6 +11,7 @@ from jobd.delivery import Collected
 from jobd.errors import Invalid
 from jobd.store import Selection
 from jobd.web import events
+from schemas import codec
 from schemas.api import AnalysisRequest, CancelRequest, Input, Resources, RunRequest, TimeLimits
 from schemas.link import Epoch
 from schemas.records import SeriesRecord
@@ -118,10 +119,11 @@ class JobsTab(Tab):
 
     async def _status(self, job: str, seen: int | None, wait_s: float, what: str) -> None:
         glance = self.answers.glance(self.user, job)
-        (revision, view), _ = await self.ask(
+        (revision, text), _ = await self.ask(
             lambda core: plans.status(core, self.user, job, seen, wait_s), job, what, wait_s + 30.0
         )
-        self._told(view, glance)
+        if text:  # else it is what we have
+            self._told(codec.decode(text, RunView, len(text)), glance)
         self._revisions[job] = revision
 
     async def cancel(self, job: str) -> None:

@@ -1,0 +1,71 @@
+"""The commands about what the daemon holds: agents, pools, and its scope tree."""
+
+import click
+
+from jobd.client import Client
+from jobd.ctl.command import YES, Checked, command, confirm, group
+from schemas.ids import check_id
+from schemas.views import AgentsView, AgentView, PoolsView, TreeView
+
+agent = group("agent", "One agent, by its id, which `jobctl agents` shows.")
+
+AGENT = click.argument("agent", type=Checked("agent", check_id))
+
+
+@command()
+def agents(client: Client) -> AgentsView:
+    """List every agent: whose it is, whether it is linked, its runs, and why its start failed.
+
+    \b
+    jobctl agents
+    """
+    return client.agents()
+
+
+@command(AGENT, of=agent)
+def stop(client: Client, agent: str) -> AgentView:
+    """End an agent's process; its runs go on, and whoever needs it has it started again.
+
+    \b
+    jobctl agent stop aq2x7abc3d
+    """
+    return client.stop_agent(agent)
+
+
+@command(
+    AGENT,
+    click.option("--reason", required=True, help="How you know; is kept with every run that it ends."),
+    YES,
+    of=agent,
+)
+def forget(client: Client, agent: str, reason: str, yes: bool) -> AgentView:
+    """Take an agent for gone, on your word: its runs end as `failed` and their slots are free.
+
+    Only when its machine is lost for good: what still runs there runs beside what comes next. On a terminal it asks
+    first.
+
+    \b
+    jobctl agent forget aq2x7abc3d --reason 'node7 was taken apart'
+    """
+    confirm(f"Does nothing of agent {agent} run any more?", yes)
+    return client.forget_agent(agent, reason)
+
+
+@command()
+def pools(client: Client) -> PoolsView:
+    """Show the pools of slots: what is used of what there is, and how many wait.
+
+    \b
+    jobctl pools
+    """
+    return client.pools()
+
+
+@command()
+def tree(client: Client) -> TreeView:
+    """Print the live cancel-scope tree, with what each node awaits.
+
+    \b
+    jobctl tree | grep alice
+    """
+    return client.tree()
