@@ -21,8 +21,6 @@ from .account_tab import LIBRARY
 from .answers import Answers, Glance
 from .tab import Deed, Tab, World
 
-WATCHERS = False  # jobd.web.events pushes what is not committed yet (a test shows it): True when that is mended
-
 
 @define
 class Events:
@@ -62,7 +60,7 @@ class JobsTab(Tab):
             (1 + weigh(), self.long_poll),
             (2 * weigh(), self.cancel),
             (weigh(), self.analyse),
-            (weigh() / 2 * WATCHERS, self.watch),
+            (weigh() / 2, self.watch),
             (weigh(), self.delete),
             (weigh() / 2, self.listing),
             (weigh() / 2, self.history),
