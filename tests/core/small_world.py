@@ -99,6 +99,7 @@ CASES = [
     Case("listing", lambda core: plans.listing(core, USER, Selection(limit=2))),
     Case("listing of all", lambda core: plans.listing(core, None, Selection(limit=9))),
     Case("series", lambda core: plans.series(core, USER, "done", 1)),
+    Case("is over", lambda core: plans.is_over(core, USER, "done", None)),
     Case("explain", lambda core: plans.explain(core, USER, "queued", None)),
     Case("analyse", lambda core: plans.analyse(core, USER, "busy", "frame", AnalysisRequest(), Collected())),
     Case("read", lambda core: plans.read(core, USER, "done", 1, "out", (0, None, 0.0), Collected())),

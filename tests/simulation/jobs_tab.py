@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from jobd import plans
 from jobd.delivery import Collected
@@ -21,8 +21,6 @@ from .account_tab import LIBRARY
 from .answers import Answers, Glance
 from .tab import Deed, Tab, World
 
-WATCHERS = False  # jobd.web.events pushes what is not committed yet (a test shows it): True when that is mended
-
 
 @define
 class Events:
@@ -31,18 +29,26 @@ class Events:
     answers: Answers
     key: tuple[str, str]
     last: int = 0
+    glance: Glance = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.glance = self.answers.glance(*self.key)
 
     async def begin(self, _head: object) -> None:
         """The stream begins."""
 
     async def write(self, data: bytes) -> None:
-        """Check each stage event."""
+        """Check each stage, and each status against what was known before it."""
         for event in data.decode().split("\n\n"):
             fields = dict(line.split(": ", 1) for line in event.split("\n") if line and not line.startswith(":"))
             if fields.get("event") == "stage":
                 number = int(fields["id"])
                 self.answers.pushed(self.key, number, self.last, json.loads(fields["data"]))
                 self.last = number
+            elif fields.get("event") == "status":
+                view = codec.decode(fields["data"], RunView, len(fields["data"]))
+                self.answers.answered(view, self.glance, newest=True)
+        self.glance = self.answers.glance(*self.key)
 
 
 class JobsTab(Tab):
@@ -62,7 +68,7 @@ class JobsTab(Tab):
             (1 + weigh(), self.long_poll),
             (2 * weigh(), self.cancel),
             (weigh(), self.analyse),
-            (weigh() / 2 * WATCHERS, self.watch),
+            (weigh() / 2, self.watch),
             (weigh(), self.delete),
             (weigh() / 2, self.listing),
             (weigh() / 2, self.history),

@@ -12,7 +12,7 @@ YEAR_S = 365.25 * 86400
 ASKED = (
     "run", "status", "long poll", "cancel", "delete", "list", "history", "explain", "series", "analysis", "compute",
     "session", "set tier", "usage", "mint a token", "revoke a token", "list tokens", "show a token", "put a file",
-    "delete a file", "find a file", "list files", "stop an agent", "forget an agent", "list all",
+    "delete a file", "find a file", "list files", "events", "stop an agent", "forget an agent", "list all",
 )  # fmt: skip
 FAULTS = (
     "cut", "half open", "stall", "kill agent", "kill parent", "kill jobd", "restart jobd", "store outage", "reboot",

@@ -42,9 +42,10 @@ def is_true(oracle: "Oracle", epoch: Epoch, record: RunRecord) -> bool:
     if code == "forgotten":
         return epoch in oracle.forgotten and record.user in oracle.forgets
     if code in ("run_timeout", "start_timeout"):
-        # An end that could not be told yet is no limit that was passed.
-        told = execution is None or not exited or trio.current_time() - execution.ended < UNTOLD_S
-        return told and (execution is not None or code == "start_timeout")
+        # An end that could not be told yet, or never while the agent is sick, was none for jobd.
+        is_sick = oracle.users[record.user] in oracle.universe.sick
+        heard = execution is None or not exited or is_sick or trio.current_time() - execution.ended < UNTOLD_S
+        return heard and (execution is not None or code == "start_timeout")
     if code == "heartbeat_timeout":
         return trio.current_time() - oracle.up_at > record.limits.heartbeat_s - 1.0
     return code in ("queue_timeout", "agent_start", "not_started")
