@@ -136,9 +136,11 @@ def standin(socket: Path, replies: Mapping[str, Any]) -> Iterator[None]:
     with socketserver.ThreadingUnixStreamServer(str(socket), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield
-        server.shutdown()
-        thread.join()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def with_own_codes(daemon: Daemon) -> Daemon:
