@@ -194,10 +194,14 @@ def _daemon(config: Config) -> str:
             agents = client.agents().agents
     except JobdClientError as error:
         raise Unwell(f"{path}: {error}", "start it (systemctl start jobd), or say --offline") from None
-    if offered != {code.name: code.version for code in load_codes(Path(config.codes), prefix(config)).values()}:
+    try:
+        described = {code.name: code.version for code in load_codes(Path(config.codes), prefix(config)).values()}
+    except CodecError:
+        described = offered  # the codes' own check tells
+    if offered != described:
         raise Unwell(f"it offers {', '.join(offered)}, not what {config.codes} describes now", "restart it")
     for agent in agents:
-        if agent.failure:
+        if agent.failure and not agent.linked:
             raise Unwell(f"agent {agent.id} of {agent.user} does not start: {agent.failure}", "see `jobctl agents`")
     return f"answers at {path}; {sum(agent.linked for agent in agents)} agents are linked"
 

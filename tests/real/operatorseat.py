@@ -120,12 +120,12 @@ def on_a_terminal(daemon: Daemon | None, *words: object, typed: bytes = b"", **m
 
 @contextlib.contextmanager
 def standin(socket: Path, replies: Mapping[str, Any]) -> Iterator[None]:
-    """Something in the daemon's place, that answers GETs of these paths as it likes."""
+    """Something in the daemon's place, that answers GETs of these paths as it likes, with a problem as 404."""
 
     class Answering(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = json.dumps(replies[self.path]).encode()
-            self.send_response(200)
+            self.send_response(404 if "detail" in replies[self.path] else 200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -136,9 +136,11 @@ def standin(socket: Path, replies: Mapping[str, Any]) -> Iterator[None]:
     with socketserver.ThreadingUnixStreamServer(str(socket), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield
-        server.shutdown()
-        thread.join()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def with_own_codes(daemon: Daemon) -> Daemon:

@@ -188,6 +188,18 @@ def test_a_daemon_that_has_not_read_its_codes_anew_is_told(site: Daemon):
     text = (site.home / "codes" / "shell.toml").read_text()
     (site.home / "codes" / "shell.toml").write_text(text.replace('version = "1"', 'version = "2"'))
     assert failed(site)["daemon"].endswith("; restart it")
+    (site.home / "codes" / "shell.toml").write_text("what")
+    assert set(failed(site)) == {"code", "codes"}, "that is no fault of the daemon"
+
+
+def test_a_daemon_whose_agents_do_not_start_is_told(site: Daemon):
+    configure(site, "[local]", '[local]\npython = "/bin/false"')
+    site.start()
+    site.run("bob", "j", "true", limits={"start_s": 1.0})
+    site.until("bob", "j", "failed")
+    wrong = failed(site)
+    assert re.search(r"agent \w+ of bob does not start: .*; see `jobctl agents`", wrong["daemon"])
+    assert "it does not start" in wrong["agent"]
 
 
 # --- config check ---------------------------------------------------------------------------------------------------
@@ -211,6 +223,7 @@ def test_every_problem_of_a_configuration_is_told_with_field_and_limit(site: Dae
     ran = jobctl(None, "config", "check", toml)
     assert (ran.code, ran.err) == (1, "")
     told = dict(line.split(": ", 1) for line in ran.out.splitlines())
+    assert len(told) == ran.out.count("\n"), "each once"
     assert told == {
         "nosuch": "is not a known field",
         "a.b": "is not a known field",
