@@ -20,12 +20,12 @@ class AsgiSink:
         self.headers: list[tuple[str, str]] = []
         self.offset: int | None = None  # where the range begins that was asked for
         self.begun = self.ended = False
+        self._head: tuple[int, list[tuple[str, str]]] | None = None  # goes with the first piece
 
     async def begin(self, head: Head) -> None:
-        """Send status and headers; raises RangeNotSatisfiable."""
+        """Status and headers; raises RangeNotSatisfiable. Until the first piece comes it can still be refused."""
         if self.offset is not None and head.bytes == 0:
             raise RangeNotSatisfiable
-        self.begun = True
         headers = [*self.headers]
         if head.type:
             headers.append(("content-type", head.type))
@@ -40,17 +40,19 @@ class AsgiSink:
         meta = "" if head.meta is None else json.dumps(head.meta)  # ASCII, as a header must be
         if 0 < len(meta) <= META_CHARS_MAX:
             headers.append(("jobd-meta", meta))
-        await self._start(self.status, headers)
+        self._head = self.status, headers
         if head.bytes < 0:
-            await self.write(b"")  # the server holds a head until something follows, which may take its time here
+            await self.write(b"")  # what follows may take its time
 
     async def write(self, data: bytes) -> None:
         """Send a piece; returns when there is room for more."""
+        await self._flush()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         """The body is complete."""
         self.ended = True
+        await self._flush()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def refuse(self, error: JobdError) -> None:
@@ -62,11 +64,15 @@ class AsgiSink:
         """The answer in one piece."""
         if status not in (204, 304):
             headers.append(("content-length", str(len(body))))
-        self.begun = self.ended = True
+        self.ended = True
         await self._start(status, headers)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def _flush(self) -> None:
+        if self._head is not None:
+            await self._start(*self._head)
+
     async def _start(self, status: int, headers: list[tuple[str, str]]) -> None:
-        self.status = status
+        self.begun, self.status, self._head = True, status, None
         raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})

@@ -165,11 +165,14 @@ def test_an_odd_header_is_refused_or_means_nothing(http, number):
     assert good(http.get("/v1/users/alice/jobs/warm"))["state"] == "completed"
 
 
-def test_only_one_of_two_credentials_counts_and_it_is_not_the_better_one(daemon, admin_token):
-    head = "GET /v1/admin/tree HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-    for first in ("Bearer x", "Bearer ", "Basic YTpi", f"Bearer {daemon.token}"):
-        answer = wire(daemon, f"{head}authorization: {first}\r\nauthorization: Bearer x\r\n\r\n".encode())
-        assert answer.split()[1] in (b"400", b"401", b"403"), first
+def test_two_credentials_are_none(daemon, admin_token):
+    """Whichever of them a proxy in front has looked at."""
+    good_one = f"Bearer {admin_token}"
+    for both in (("Bearer x", good_one), (good_one, "Bearer x"), (good_one, good_one), ("Basic YTpi", good_one)):
+        lines = "".join(f"authorization: {each}\r\n" for each in both)
+        for path in ("/v1/admin/tree", "/v1/users/alice/jobs/warm"):
+            answer = wire(daemon, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lines}\r\n".encode())
+            assert answer.split()[1] == b"401", both
 
 
 @pytest.mark.parametrize("reading", ["files", "log", "metrics", "explain", "files/frames.txt", "frames/lines/0"])
@@ -273,17 +276,11 @@ def test_eight_hundred_silent_connections_do_not_shut_the_others_out(daemon, htt
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_large_body_right_behind_another_request_arrives_whole(daemon, http, admin_token):
-    """Pipelined: the answer to the first is being written while the second is being read."""
-    content = bytes(range(256)) * 8192
-    auth = f"host: x\r\nauthorization: Bearer {admin_token}\r\n"
-    first = f"GET /v1/codes HTTP/1.1\r\n{auth}\r\n".encode()
-    put = f"PUT /v1/users/alice/library/behind HTTP/1.1\r\n{auth}connection: close\r\n"
-    put += f"content-length: {len(content)}\r\n\r\n"
-    for _ in range(3):
-        heads = re.findall(rb"HTTP/1\.1 (\d+)", wire(daemon, first + put.encode() + content))
-        assert heads == [b"200", b"200"]
-        assert http.get("/v1/users/alice/library/behind").content == content
+def test_one_connection_carries_many_large_bodies(http):
+    """The next body begins while the answer before it is still on its way out; it is never read as a head."""
+    for _ in range(100):
+        for size in (200_014, 350_008):
+            problem(http.post("/v1/users/alice/compute/shell/echo", content=b"x" * size), 422)
 
 
 def is_closed(sock: socket.socket) -> bool:
