@@ -112,6 +112,23 @@ class QueueFull(JobdError):
     sentence = "Too much is waiting already; try again later."
 
 
+class QuotaReached(JobdError):
+    """The user has as much as the tier, or the site, allows; `limit` says how much."""
+
+    code, status = "quota", 429
+    sentence = "The user has as much of this as is allowed; delete some first, or ask the operators for more."
+
+    def __init__(self, detail: str, *, limit: int) -> None:
+        super().__init__(detail, retry_after_s=60.0, limit=limit)
+
+
+class TornUpload(JobdError):
+    """The client was gone before its body was complete."""
+
+    code, status = "torn_upload", 400
+    sentence = "The body ended before it was complete; nothing was stored."
+
+
 class DeadlineExceeded(JobdError):
     """The request's own deadline passed while it waited; `situation` says for what."""
 

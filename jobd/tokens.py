@@ -7,7 +7,7 @@ again by its SHA-256, so nothing secret is ever compared. Expiry is by the wall 
 import hashlib
 from collections.abc import Iterable
 
-from jobd.errors import QueueFull
+from jobd.errors import QuotaReached
 from jobd.scopes import Notice
 from jobd.store import Delete, Store
 from jobd.world import World
@@ -39,10 +39,10 @@ class Tokens:
         return [each for each in self._by_digest.values() if each.user == user and each.expires_wall_s > now]
 
     def mint(self, user: str, lifetime_s: float, job: str | None, read_only: bool) -> tuple[TokenRecord, str]:
-        """A new token for a user (an operator's with an empty name), with its text; raises QueueFull."""
+        """A new token for a user (an operator's with an empty name), with its text; raises QuotaReached."""
         self._forget_expired()
         if len(self.of(user)) >= self._per_user_max:
-            raise QueueFull(f"There are {self._per_user_max} valid tokens.", limit=self._per_user_max)
+            raise QuotaReached(f"There are {self._per_user_max} valid tokens.", limit=self._per_user_max)
         text = self._world.new_token()
         record = TokenRecord(
             id=self._world.new_id("k"),

@@ -8,6 +8,7 @@ import re
 import secrets
 
 NAME_CHARS_MAX = 128
+LABEL_CHARS_MAX = 100
 PATH_CHARS_MAX = 512
 PATH_PARTS_MAX = 16
 ID_CHARS = 10
@@ -39,6 +40,13 @@ def check_path(path: str) -> str:
     if any(part in ("", ".", "..") or not _PART.fullmatch(part) for part in parts):
         raise ValueError("must be a relative path of plain ASCII file names, without '.' or '..' parts")
     return path
+
+
+def check_label(text: str) -> str:
+    """What a code calls a measure or a view, for people; raises ValueError with what is allowed."""
+    if not 0 < len(text) <= LABEL_CHARS_MAX or not text.isprintable():
+        raise ValueError(f"must be 1 to {LABEL_CHARS_MAX} printable characters")
+    return text
 
 
 def check_id(text: str) -> str:

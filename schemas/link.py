@@ -10,7 +10,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from schemas.codec import Json, at_most, between, checked, refuse
-from schemas.ids import check_id, check_name, check_path
+from schemas.ids import check_id, check_label, check_name, check_path
 
 PROTOCOL = 1
 PROTOCOL_MIN = 1
@@ -272,8 +272,8 @@ class Progress:
     epoch: Epoch
     fraction: float | None = field(default=None, validator=between(0, 1))
     text: str = field(default="", validator=at_most(200))
-    frames: dict[str, int] = field(factory=dict, validator=at_most(32))
-    metrics: dict[str, float | None] = field(factory=dict, validator=at_most(64))
+    frames: dict[str, int] = field(factory=dict, validator=[at_most(32), checked(check_label)])
+    metrics: dict[str, float | None] = field(factory=dict, validator=[at_most(64), checked(check_label)])
     problem: str = field(default="", validator=at_most(1000))  # what is wrong with the output, if anything
 
 

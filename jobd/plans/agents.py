@@ -39,7 +39,7 @@ def forget_agent(core: Core, identity: str, ask: ForgetRequest, actor: str) -> P
         core.store.check()
         # commit
         why = cause("forgotten", f"{CAUSES['forgotten'][1]} {ask.reason}".strip(), actor)
-        log.warning("agent %s of %s is forgotten by %s: %s", identity, agent.user.name, actor, ask.reason)
+        log.warning("agent %s of %s is forgotten by %s: %r", identity, agent.user.name, actor, ask.reason)
         for run in core.jobs.runs_on(identity):
             core.jobs.advance(run, states.Forgotten(why))
         sequence = core.fleet.forget(agent)

@@ -5,7 +5,7 @@ from functools import partial
 from jobd.config import Tier
 from jobd.core import PLACE, Core, gated
 from jobd.dispatch import Act, Plan, Request
-from jobd.errors import Invalid, NotFound, QueueFull
+from jobd.errors import Invalid, NotFound, QuotaReached
 from jobd.files import Stored
 from jobd.jobs import Known
 from jobd.library import Shelf, Shelved
@@ -134,7 +134,7 @@ def _token(record: TokenRecord, text: str | None = None) -> TokenView:
 
 
 def room(core: Core, user: str, name: str) -> Plan[int]:
-    """Before the body of PUT library is read: how many bytes the tier has left for this name; raises QueueFull."""
+    """Before the body of PUT library is read: how many bytes the tier has left for this name; raises QuotaReached."""
 
     def plan(request: Request) -> Act[int]:
         core.store.check()
@@ -146,7 +146,7 @@ def room(core: Core, user: str, name: str) -> Plan[int]:
 
 
 def shelve(core: Core, user: str, name: str, stored: Stored) -> Plan[FileView]:
-    """PUT library: the name stands for this content, which is there already; raises QueueFull beyond the tier."""
+    """PUT library: the name stands for this content, which is there already; raises QuotaReached beyond the tier."""
 
     def plan(request: Request) -> Act[FileView]:
         core.store.check()
@@ -165,13 +165,13 @@ def shelve(core: Core, user: str, name: str, stored: Stored) -> Plan[FileView]:
 def _room(tier: Tier, shelf: Shelf, name: str) -> int:
     old = shelf.files.get(name)
     if old is None and len(shelf.files) >= tier.library_files:
-        raise QueueFull(f"The library holds at most {tier.library_files} files.", limit=tier.library_files)
+        raise QuotaReached(f"The library holds at most {tier.library_files} files.", limit=tier.library_files)
     return max(0, tier.library_bytes - shelf.bytes + (old.bytes if old else 0))
 
 
-def overfull(tier: Tier) -> QueueFull:
+def overfull(tier: Tier) -> QuotaReached:
     """A library has no room for so much."""
-    return QueueFull(f"The library holds at most {tier.library_bytes} bytes.", limit=tier.library_bytes)
+    return QuotaReached(f"The library holds at most {tier.library_bytes} bytes.", limit=tier.library_bytes)
 
 
 def find(core: Core, user: str, name: str) -> Plan[FileView]:

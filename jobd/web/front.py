@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import trio
 
 from jobd.core import Core
-from jobd.errors import DeadlineExceeded, Invalid, JobdError, TooLarge, Unauthorized
+from jobd.errors import DeadlineExceeded, Invalid, JobdError, TooLarge, TornUpload, Unauthorized
 from jobd.metrics import REQUESTS
 from jobd.web.calls import Call, Route, decoded, enter
 from jobd.web.doors import Door, Headers, Principal
@@ -164,13 +164,6 @@ async def _pieces(receive: Any) -> AsyncGenerator[bytes, None]:
             yield message["body"]
         if not message.get("more_body"):
             return
-
-
-class TornUpload(JobdError):
-    """The client was gone before its body was complete."""
-
-    code, status = "torn_upload", 400
-    sentence = "The body ended before it was complete; nothing was stored."
 
 
 async def _watch_client(receive: Any, scope: trio.CancelScope) -> None:

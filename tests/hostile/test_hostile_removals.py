@@ -189,7 +189,6 @@ def test_a_flood_of_progress_for_a_run_is_bounded_in_its_series(daemon: Daemon, 
         daemon.until("alice", "flooded", "completed")
 
 
-@pytest.mark.xfail(reason="schemas/link.py bounds how many names a Progress has, not how long they are")
 def test_no_name_of_a_measure_is_longer_than_people_read(daemon: Daemon, alice):
     """64 names of 256 KB are a record that the store writes and never reads again: the next start of jobd fails."""
     alice.signal(signal.SIGCONT)

@@ -86,7 +86,7 @@ def test_a_jobs_token_serves_a_whole_session_with_that_job(daemon, http, user):
 def test_a_token_ends_at_its_time_and_makes_room_for_another(daemon, http, user):
     short = [minted(http, user, lifetime_s=1.0) for _ in range(TOKENS_MAX)]
     full = problem(http.post(f"/v1/users/{user}/tokens", json={}), 429)
-    assert (full["code"], full["limit"]) == ("queue_full", TOKENS_MAX)
+    assert (full["code"], full["limit"]) == ("quota", TOKENS_MAX)
     minted(http, "somebody-else-entirely")
     with bearer(daemon, short[0]["token"]) as mine:
         assert mine.get("/v1/codes").status_code == 200

@@ -27,7 +27,7 @@ VERDICTS = (
     "failed: lost", "failed: forgotten",
 )  # fmt: skip
 REFUSED = (
-    "run_active", "no_run", "not_found", "stale_serial", "invalid", "queue_full", "store_unavailable",
+    "run_active", "no_run", "not_found", "stale_serial", "invalid", "queue_full", "quota", "store_unavailable",
     "shutting_down", "agent_unavailable", "deadline", "no_frame",
 )  # fmt: skip
 EXECUTIONS = ("exited", "stopped", "wall_time", "lost")

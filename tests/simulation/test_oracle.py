@@ -30,7 +30,7 @@ from schemas.records import Ending, TokenRecord
 from .simulate import simulate
 from .universe import Violation
 
-SEEDS_MAX = 40
+SEEDS_MAX = 150
 
 
 def caught(first: int = 0) -> str:
