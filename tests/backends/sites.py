@@ -158,6 +158,7 @@ class LocalSite:
         self, state: Path, _: trio.Nursery, *, python: str = sys.executable, uid_first: int | None = None
     ) -> None:
         self.home = Home()
+        self._zombies_before = set(zombies())  # of other tests in this process
         self._state = state
         self._python = python
         self._uid_first = uid_first
@@ -205,7 +206,8 @@ class LocalSite:
         return [pid for pid, session in self.processes().items() if session == pid]
 
     def leftovers(self) -> list[str]:
-        return [*self.processes(), *(f"zombie {pid}" for pid in zombies())]
+        ours = set(zombies()) - self._zombies_before
+        return [*self.processes(), *(f"zombie {pid}" for pid in ours)]
 
     def processes(self) -> dict[str, str]:
         """The sessions of all processes that have our directory in their command line, by pid."""

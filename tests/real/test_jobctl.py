@@ -161,7 +161,7 @@ def test_to_be_interrupted_is_130_and_ends_no_run(daemon: Daemon, job):
     wait_until(lambda: b"running" in follower.stderr.readline(), "it follows")
     follower.send_signal(signal.SIGINT)
     _, err = follower.communicate(timeout=DEADLINE_S)
-    assert (follower.returncode, err.split()) == (130, [b"jobctl:", b"interrupted"])
+    assert (follower.returncode, err.splitlines()[-1].split()) == (130, [b"jobctl:", b"interrupted"])
     assert daemon.status("alice", job)["state"] == "running"
     end(daemon, "alice", job)
 
