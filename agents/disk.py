@@ -47,14 +47,22 @@ class Tree:
         return os.path.join(self.root, self.run_path(epoch))
 
 
-def make_directories(path: str) -> None:
-    """Make a directory and its parents, durably; they may exist."""
+def make_directories(path: str, attempts: int = 10) -> None:
+    """Make a directory and its parents, durably; they may exist. The removal of a job's older runs may meanwhile take
+    an empty parent away, so it is tried a few times."""
     if os.path.isdir(path):
         return
     make_directories(os.path.dirname(path))
-    with contextlib.suppress(FileExistsError):
+    try:
         os.mkdir(path, 0o700)
-    sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    except FileNotFoundError:
+        if attempts == 0:
+            raise
+        make_directories(path, attempts - 1)
 
 
 def sync_directory(path: str) -> None:

@@ -33,6 +33,7 @@ from schemas.link import AGE_S_MAX, Epoch, InputFile, Outcome, Start, Taken
 if typing.TYPE_CHECKING:
     from agents.link import Link
 
+MAIN_PAUSE_S_MIN = 0.0005
 MAIN_PAUSE_S_MAX = 0.1
 SWEEP_PAUSE_S_MAX = 0.5
 OVERDUE_S = 30.0  # a parent that is so late with its end hangs (or was stopped by the code): we end the run
@@ -220,10 +221,12 @@ class Run:
             os.close(pidfd)
 
     async def _accompany(self) -> None:
-        pause_s = 0.001
-        while (main := self._read(records.MAIN, records.Main)) is None:
+        pause_s = MAIN_PAUSE_S_MIN
+        path = os.path.join(self.control, records.MAIN)
+        # A look costs microseconds and somebody waits for it, so it is often; a spoilt record may yet be replaced.
+        while not os.path.lexists(path) or (main := self._read(records.MAIN, records.Main)) is None:
             await trio.sleep(pause_s)
-            pause_s = min(1.5 * pause_s, MAIN_PAUSE_S_MAX)
+            pause_s = min(1.1 * pause_s, MAIN_PAUSE_S_MAX)
         if self.order is not None:
             limits = self.order.limits
             self._expect_end_in(max(0.0, limits.run_s - main.at.age_s()) + limits.grace_s)

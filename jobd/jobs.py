@@ -48,6 +48,7 @@ class Jobs:
         self._jobs: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._runs: dict[tuple[str, int], Run] = {}  # every run whose end is not proved
         self._by_agent: dict[str, dict[tuple[str, int], Run]] = {}  # the same, by the agent that has it
+        self._evictions = 0
         self.ended: Counter[tuple[str, str]] = Counter()  # runs since the start of jobd, by verdict and cause
         self._pending: Counter[str] = Counter()  # runs not ordered yet, by user id
         self.removals: dict[str, dict[str, RemovalRecord]] = {}  # by user id and job id
@@ -89,10 +90,10 @@ class Jobs:
 
     async def read(self, user: str, name: str) -> None:
         """Bring a job from the store into memory."""
-        owner = self.users[user]
+        owner, evictions = self.users[user], self._evictions
         found = await self._world.hop(self._store.disk.job, owner.id, name)
-        if (user, name) in self._jobs:
-            return  # someone else was faster, and may have changed it since
+        if (user, name) in self._jobs or evictions != self._evictions:
+            return  # someone else was faster, and may have changed it since, even if it has left memory again
         record, run = found or (JobRecord(self._world.new_id("j"), owner.id, name), None)
         job = self._keep(Job((user, name), owner, record, self._revisions))
         if run is not None:
@@ -284,6 +285,7 @@ class Jobs:
             for key, other in list(self._jobs.items())[: self._cached_max // 10 + 1]:
                 if other is not job and not other.open and not self._is_watched(other) and self._is_stored(other):
                     del self._jobs[key]
+            self._evictions += 1
         return job
 
     def _is_watched(self, job: Job) -> bool:

@@ -10,11 +10,12 @@ from jobd import plans, runs, states
 from jobd.causes import cause
 from jobd.delivery import Collected
 from jobd.errors import StaleSerial
+from jobd.job import Job
 from jobd.jobs import Run
 from schemas.api import AnalysisRequest, CancelRequest
 from schemas.link import Analyse, Answer, Beat, Drop, Ended, Epoch, Held, Start, Started, Stop, Welcome
 from schemas.records import Ended as EndedState
-from schemas.records import RunRecord
+from schemas.records import JobRecord, RunRecord
 
 from .bench import Bench, Wire, bench, run_request, starts
 
@@ -197,3 +198,31 @@ async def test_a_question_that_nobody_waits_for_is_dropped(autojump_clock: trio.
         agent = built.core.fleet.agents[built.begun[0].user.id, "local"]
         assert not agent.ops
         assert not wire.take(Start)
+
+
+async def test_a_job_that_left_memory_while_it_was_read_is_read_again(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(jobs_cached_max=1) as built:
+        _, wire = await started(built)
+        wire.say(Ended(2, Epoch(*built.core.jobs.cached("user", "job").run.key), "exited", 0.0, exit_code=0))
+        await settled()
+        jobs, read = built.core.jobs, built.disk.job
+        await built.ask(plans.status(built.core, "user", "other", None, 0.0))
+        assert jobs.cached("user", "job") is None
+
+        def changing(user: str, name: str) -> Any:
+            """Between this read's look at the disk and its answer, others bring jobs into memory and out again."""
+            found = read(user, name)
+            monkeypatch.undo()
+            for number in range(3):
+                jobs._keep(
+                    Job(("user", f"more{number}"), jobs.users["user"], JobRecord(f"j{number}", "u", ""), iter([1]))
+                )
+            return found
+
+        monkeypatch.setattr(type(built.disk), "job", lambda _disk, *key: changing(*key))
+        await jobs.read("user", "job")
+        assert jobs.cached("user", "job") is None, "what was read may be old"
+        await jobs.read("user", "job")
+        assert jobs.cached("user", "job").run.record.serial == 1
