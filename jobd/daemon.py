@@ -1,5 +1,6 @@
 """The real daemon: the core with its real parts, and its doors: the API, the admin socket, the agents' sockets."""
 
+import gc
 import hashlib
 import logging
 import os
@@ -37,6 +38,7 @@ from schemas.ids import new_token
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+GC_THRESHOLDS = 10_000, 20, 50
 SOCKET_PATH_BYTES_MAX = 100
 
 
@@ -118,6 +120,7 @@ async def serve(config: Config) -> None:
         admin = [await _admin_listener(config.admin_socket)]
         try:
             async with running(core, memory), trio.open_nursery() as nursery:
+                _calm_collector()
                 nursery.start_soon(_serve_door, core, Door("public", digest, core.tokens), public)
                 nursery.start_soon(_serve_door, core, Door("admin", None), admin)
                 nursery.start_soon(watch_lag)
@@ -132,6 +135,14 @@ async def serve(config: Config) -> None:
             disk.close()
             config.admin_socket.unlink(missing_ok=True)
             (config.directory / "address").unlink(missing_ok=True)
+
+
+def _calm_collector() -> None:
+    """What is there now stays, and is not looked through again; what comes is looked through less often: a full pass
+    over thousands of runs stops the loop for as long as it takes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListener]) -> None:

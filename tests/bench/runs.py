@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from realdaemon import BIN, Daemon, wait_until
+from realdaemon import BIN, Daemon
 
 from .figures import Figure, quantile
 from .site import site
@@ -116,7 +116,7 @@ def throughput(each: int) -> list[Figure]:
     users = [f"user{number}" for number in range(8)]
     with site(**ROOMY) as daemon:
         warm_up(daemon, users)
-        before, lag_before = rss_bytes(daemon.process.pid), lag(daemon)
+        lag_before = lag(daemon)
 
         def live(user: str) -> None:
             talk = Talk(daemon)
@@ -132,7 +132,6 @@ def throughput(each: int) -> list[Figure]:
         for thread in threads:
             thread.join()
         rate = len(users) * each / (time.perf_counter() - began)
-        grown = (rss_bytes(daemon.process.pid) - before) / (len(users) * each)
         slowest = quantile_of_lag(lag_before, lag(daemon), 0.999)
     began = time.perf_counter()
     for _ in range(200):
@@ -142,7 +141,6 @@ def throughput(each: int) -> list[Figure]:
     return [
         Figure("no-op runs through the whole path, 8 warm agents", rate, "a second", beside, 150, lower=False),
         Figure("loop lag under this load, p99.9 (bucket)", 1000 * slowest, "ms", "an idle loop: 1 ms", 50),
-        Figure("memory per finished run of this load", grown / 1024, "KB", f"{8 * each} runs", 1),
     ]
 
 
@@ -190,6 +188,3 @@ def _seconds(command: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(command, check=True, env={"PATH": f"{BIN}:/usr/bin:/bin"})
     return time.perf_counter() - began
-
-
-__all__ = ["cold", "throughput", "wait_until", "warm"]
