@@ -38,7 +38,6 @@ from schemas.ids import new_token
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-GC_THRESHOLDS = 10_000, 20, 50
 SOCKET_PATH_BYTES_MAX = 100
 
 
@@ -138,11 +137,9 @@ async def serve(config: Config) -> None:
 
 
 def _calm_collector() -> None:
-    """What is there now stays, and is not looked through again; what comes is looked through less often: a full pass
-    over thousands of runs stops the loop for as long as it takes."""
+    """What is there now stays, and is not looked through again: a full pass stops the loop for as long as it takes."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _serve_door(core: Core, door: Door, listeners: list[trio.SocketListener]) -> None:
