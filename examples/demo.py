@@ -187,7 +187,8 @@ def watch_first_run(daemon: Daemon, steps: int) -> RunView:
 def cancel_second_run(daemon: Daemon, steps: int) -> RunView:
     """Start another, shorter run of the same job and cancel it half-way."""
     client = daemon.client()
-    text = deck("lj", steps=steps // 2, every=max(5, steps // 50), prefix=sys.prefix)
+    # Long enough that half-way is not over before progress, which comes twice a second, has told of it.
+    text = deck("lj", steps=max(300, steps // 2), every=max(5, steps // 50), prefix=sys.prefix)
     client.run(
         "alice", "melt", "lammps", mode="parallel", resources=Resources(cores=2), inputs={"in.lammps": text}
     )  # fmt: skip
@@ -252,10 +253,10 @@ def main() -> int:
         sys.exit(f"a demo is still running: processes {left}")
     shutil.rmtree(HOME, ignore_errors=True)
     FRAMES.mkdir(parents=True)
-    say.rule("jobd demo")
     daemon = Daemon()
     well = cut_short = False
     try:
+        say.rule("jobd demo")
         daemon.start()
         say.print("[bold]1  Alice runs LAMMPS on 2 cores through the API[/]")
         first = watch_first_run(daemon, steps)
