@@ -60,9 +60,10 @@ class Call:
         text = self.query.get(name)
         if text is None:
             return None
-        if not (text.isascii() and text.isdecimal()) or len(text) > INTEGER_DIGITS_MAX or int(text) < least:
+        number = whole_number(text)
+        if number is None or number < least:
             raise Invalid(f"{name} must be a whole number, at least {least}.", field=name)
-        return int(text)
+        return number
 
     def limit(self, most: int, default: int = 100) -> int:
         """How many items a page is to have; raises Invalid."""
@@ -70,6 +71,11 @@ class Call:
         if limit > most:
             raise Invalid(f"limit is at most {most}.", field="limit")
         return limit
+
+
+def whole_number(text: str, digits_max: int = INTEGER_DIGITS_MAX) -> int | None:
+    """The number that the text is, in ASCII digits alone; None for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= digits_max else None
 
 
 @frozen

@@ -5,8 +5,9 @@ from jobd.core import Core
 from jobd.delivery import Collected
 from jobd.errors import Invalid
 from jobd.store import Selection
-from jobd.web.calls import Call, Reply
+from jobd.web.calls import Call, Reply, whole_number
 
+ETAG_DIGITS_MAX = 19
 STATES = ("pending", "running", "completed", "failed", "canceled")
 
 
@@ -86,7 +87,7 @@ async def files(core: Core, call: Call) -> Reply:
 def _seen(call: Call) -> int | None:
     """The revision in If-None-Match, if it is one of ours."""
     tag = call.headers.get("if-none-match", "").removeprefix("W/").strip('"')
-    return int(tag) if tag.isascii() and tag.isdecimal() and len(tag) < 20 else None
+    return whole_number(tag, ETAG_DIGITS_MAX)
 
 
 def _wait_s(call: Call) -> float:

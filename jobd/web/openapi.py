@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 
 from jobd.web.calls import NAMES, Route
+from jobd.web.jobs import STATES
 from schemas.jsonschema import NAME, components, reference
 from schemas.views import ProblemView
 
@@ -19,7 +20,7 @@ PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "limit": ({**_FROM_ONE, "maximum": 1000}, "items on a page"),
     "after": (_TEXT, "`next` of the page before"),
     "before": (_FROM_ONE, "`next` of the page before"),
-    "state": ({"enum": ["pending", "running", "completed", "failed", "canceled"]}, "jobs whose newest run is so"),
+    "state": ({"enum": list(STATES)}, "jobs whose newest run is so"),
     "code": (NAME, "jobs whose newest run is of this code"),
     "format": (_TEXT, "what the code's worker offers, such as json or png"),
     "width": (_WHOLE, "of a picture, in pixels"),

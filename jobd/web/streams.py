@@ -7,11 +7,13 @@ from jobd import plans
 from jobd.core import Core
 from jobd.delivery import Head, Sink
 from jobd.errors import Invalid
-from jobd.web.calls import Call
+from jobd.web.calls import Call, whole_number
 from jobd.web.events import watch
 from jobd.web.sink import AsgiSink
 from schemas.api import AnalysisRequest
 from schemas.ids import check_path
+
+FRAME_DIGITS_MAX = 12
 
 # What users' codes have written is data, never a page of ours.
 FILE_HEADERS = [("x-content-type-options", "nosniff"), ("content-security-policy", "sandbox; default-src 'none'")]
@@ -19,22 +21,20 @@ FILE_HEADERS = [("x-content-type-options", "nosniff"), ("content-security-policy
 
 async def events(core: Core, call: Call, sink: AsgiSink) -> None:
     """GET events."""
-    last = call.headers.get("last-event-id", "")
-    if last and (not (last.isascii() and last.isdecimal()) or len(last) > 15):
+    said = call.headers.get("last-event-id", "")
+    last = whole_number(said)
+    if said and last is None:
         raise Invalid("Last-Event-ID must be an id that this stream sent.", field="last-event-id")
     sink.headers = [("cache-control", "no-store")]
     left_s = call.principal.expires_wall_s - core.world.now().wall_s  # a token's streams end with it
     seconds_max = min(left_s, core.config.requests.events_s_max)
-    await watch(core, call.user, call.job, int(last) if last else None, sink, seconds_max)
+    await watch(core, call.user, call.job, last, sink, seconds_max)
 
 
 async def log(core: Core, call: Call, sink: AsgiSink) -> None:
     """GET log."""
     sink.headers = FILE_HEADERS
-    if call.query.get("follow") == "1":
-        await _follow(core, call, None, sink)
-    else:
-        await _range(core, call, None, sink)
+    await _content(core, call, None, sink)
 
 
 async def file(core: Core, call: Call, sink: AsgiSink) -> None:
@@ -45,14 +45,14 @@ async def file(core: Core, call: Call, sink: AsgiSink) -> None:
     except ValueError as error:
         raise Invalid(f"path {error}.", field="path") from None
     sink.headers = [*FILE_HEADERS, ("content-disposition", "attachment"), ("accept-ranges", "bytes")]
+    await _content(core, call, path, sink)
+
+
+async def _content(core: Core, call: Call, path: str | None, sink: AsgiSink) -> None:
+    """A file or the log: as it grows, or from `Range: bytes=N-` or `bytes=N-M`; other ranges are the whole."""
     if call.query.get("follow") == "1":
         await _follow(core, call, path, sink)
-    else:
-        await _range(core, call, path, sink)
-
-
-async def _range(core: Core, call: Call, path: str | None, sink: AsgiSink) -> None:
-    """A file from an offset: `Range: bytes=N-` or `bytes=N-M`; other ranges are served as the whole."""
+        return
     asked = byte_range(call)
     offset, length = asked or (0, None)
     sink.offset = offset if asked else None
@@ -110,11 +110,12 @@ class Tail:
 async def frame(core: Core, call: Call, sink: AsgiSink) -> None:
     """GET frames."""
     index = call.parts["index"]
-    if index != "latest" and (not index.isdecimal() or len(index) > 12):
+    number = whole_number(index, FRAME_DIGITS_MAX)
+    if index != "latest" and number is None:
         raise Invalid("index must be a whole number or 'latest'.", field="index")
     arguments: dict[str, Any] = {
         "view": call.parts["view"],
-        "index": index if index == "latest" else int(index),
+        "index": index if number is None else number,
         "format": call.query.get("format", "json"),
     }
     if (width := call.number("width")) is not None:

@@ -7,10 +7,9 @@ from jobd import plans
 from jobd.core import Core
 from jobd.delivery import Head
 from jobd.errors import RangeNotSatisfiable, TooLarge
-from jobd.web.calls import Call
+from jobd.web.calls import Call, Reply
 from jobd.web.sink import AsgiSink
 from jobd.web.streams import FILE_HEADERS, byte_range
-from schemas.codec import dumps, to_data
 from schemas.views import FileView
 
 ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
@@ -31,10 +30,8 @@ async def upload(core: Core, call: Call, sink: AsgiSink) -> None:
             raise
         raise plans.overfull(core.tier(core.jobs.users.get(call.user))) from None
     view = await core.ask(plans.shelve(core, call.user, name, stored), call.user, "", "upload", deadline_s)
-    data = dumps(to_data(view)).encode()
-    sink.headers = [("etag", f'"{view.sha256}"')]
-    await sink.begin(Head("application/json", len(data)))
-    await sink.write(data)
+    reply = Reply(view)
+    await sink.whole(reply.status, [("content-type", reply.type), ("etag", f'"{view.sha256}"')], reply.encoded())
 
 
 async def download(core: Core, call: Call, sink: AsgiSink) -> None:

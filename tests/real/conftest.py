@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from realdaemon import Daemon
+from talking import Proxy, Speaker
 
 
 @contextlib.contextmanager
@@ -45,3 +46,25 @@ def daemon(make_module_daemon: Callable[..., Daemon]) -> Daemon:
 def job(request: pytest.FixtureRequest) -> str:
     """A job name that no other test uses."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[-100:].strip("-_.")
+
+
+# --- a client over a wire that a test may cut; `kind` is the parameter of the test: "threads" or "trio" -------------
+
+
+@pytest.fixture
+def proxy(daemon: Daemon) -> Iterator[Proxy]:
+    proxy = Proxy(daemon.url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def jobd(proxy: Proxy, daemon: Daemon, kind: str) -> Speaker:
+    """The gateway's client, over the proxy."""
+    return Speaker(kind, proxy.url, token=daemon.token)
+
+
+@pytest.fixture
+def direct(daemon: Daemon) -> Speaker:
+    """What nothing harms."""
+    return Speaker("threads", daemon.url, token=daemon.token)

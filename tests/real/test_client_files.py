@@ -3,7 +3,6 @@
 import hashlib
 import random
 import threading
-from collections.abc import Iterator
 
 import pytest
 from realdaemon import Daemon, wait_until
@@ -19,23 +18,6 @@ OLD, NEW = random.Random(1).randbytes(8 << 20), random.Random(2).randbytes(8 << 
 @pytest.fixture(scope="module")
 def daemon(make_module_daemon) -> Daemon:
     return make_module_daemon(http={"upload_bytes_max": 10 << 20}).start()
-
-
-@pytest.fixture
-def proxy(daemon: Daemon) -> Iterator[Proxy]:
-    proxy = Proxy(daemon.url)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def jobd(proxy: Proxy, daemon: Daemon, kind: str) -> Speaker:
-    return Speaker(kind, proxy.url, token=daemon.token)
-
-
-@pytest.fixture
-def direct(daemon: Daemon) -> Speaker:
-    return Speaker("threads", daemon.url, token=daemon.token)
 
 
 @pytest.fixture

@@ -3,35 +3,16 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from asking import WAITS, go
-from realdaemon import OVER, Daemon, wait_until
+from realdaemon import OVER, wait_until
 from talking import Proxy, Speaker
 
 from jobd.client import Event, Input, UncertainError, UnreachableError
 
 pytestmark = pytest.mark.parametrize("kind", ["threads", "trio"])
-
-
-@pytest.fixture
-def proxy(daemon: Daemon) -> Iterator[Proxy]:
-    proxy = Proxy(daemon.url)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def jobd(proxy: Proxy, daemon: Daemon, kind: str) -> Speaker:
-    """The gateway's client, over the proxy."""
-    return Speaker(kind, proxy.url, token=daemon.token)
-
-
-@pytest.fixture
-def direct(daemon: Daemon) -> Speaker:
-    """What nothing harms."""
-    return Speaker("threads", daemon.url, token=daemon.token)
 
 
 def script(text: str) -> dict[str, str]:
