@@ -95,8 +95,9 @@ class Daemon:
     def kill_and_restart(self) -> None:
         """SIGKILL: no clean-up, no last word."""
         assert self.process is not None
-        self.process.kill()
-        self.process.wait()
+        with holding_ctrl_c():  # or a clean-up would take the dying process for a living one
+            self.process.kill()
+            self.process.wait()
         self.start()
 
     def stop(self) -> None:
