@@ -7,8 +7,8 @@ import trio
 
 from agents.analysis import Workers
 from agents.answers import OpFailed
-from schemas.codec import CodecError, from_data, to_data
-from schemas.link import Epoch, Progress, Start
+from schemas.codec import CodecError
+from schemas.link import Epoch, Progress, Start, progress_of
 
 if typing.TYPE_CHECKING:
     from agents.link import Link
@@ -53,8 +53,7 @@ class ProgressReport:
             return False
         try:
             result = await self._workers.ask(self._worker, "progress", self._run_dir, {})
-            said = result if isinstance(result, dict) else {}
-            progress: Progress = from_data({**said, "epoch": to_data(self._epoch)}, Progress)
+            progress = progress_of(self._epoch.job, self._epoch.serial, result if isinstance(result, dict) else {})
         except (OpFailed, CodecError) as error:
             log.info("run %s.%d: its progress is not known: %s", self._epoch.job, self._epoch.serial, error)
             return False

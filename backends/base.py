@@ -5,8 +5,9 @@ words for the native thing, stored as text, by which it knows it again after a r
 agent: agents call home.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -15,9 +16,35 @@ class BackendError(Exception):
     """The place refused or failed; the text is for operators and, shortened, for the user whose agent it was."""
 
 
+class HostUnreachable(BackendError):
+    """The place cannot be asked now, so nothing is known of what runs there; it may all go on."""
+
+
 def foreign(handle: str, backend: str) -> BackendError:
     """The error for a handle that is not in this backend's own words: the site's backend was changed under agents."""
     return BackendError(f"{handle[:80]!r} is no handle of the {backend} backend")
+
+
+@frozen
+class Box:
+    """What encloses an agent and its run: what it is made from, and all that they may use together."""
+
+    image: str
+    python: str  # the interpreter in the image, 3.10 or newer
+    cores: float
+    memory_bytes: int
+    network: str = ""  # empty: none at all
+    gpus: int = 0  # how many, any of them; -1: all
+    gpu_ids: tuple[str, ...] = ()  # or exactly these
+    shm_bytes: int = 64 << 20
+
+
+@frozen
+class Epitaph:
+    """Why something that ran is gone, as far as its place can tell: a cause's code, and a clause for people."""
+
+    code: str
+    text: str
 
 
 @frozen
@@ -33,6 +60,7 @@ class AgentSpec:
     token: str = field(repr=False)
     lonely_s: float
     silence_s: float
+    box: Box | None = None  # for a backend that encloses
 
 
 class Backend(Protocol):
@@ -57,3 +85,24 @@ class Backend(Protocol):
 
     async def log_tail(self, spec: AgentSpec) -> str:
         """The last lines that the agent has logged, for an error's text."""
+
+
+@runtime_checkable
+class Enclosure(Protocol):
+    """What a backend can do besides when each agent is enclosed together with its run: it sees from outside what runs
+    there, so the agent's word is not needed for the proof of an end. A handle's death ends all that was enclosed."""
+
+    async def fetch(self, image: str, tell: Callable[[str], None]) -> str:
+        """Have the image there; `tell` hears how far that is. Returns its digest; raises BackendError."""
+
+    async def fit(self, handle: str, box: Box) -> None:
+        """Before a run: give the enclosure the size of this box, and note what runs in it now as the agent's own."""
+
+    async def clear(self, handle: str) -> bool:
+        """After a run: whether nothing is left but what was the agent's own. False too when that was not noted."""
+
+    async def epitaph(self, handle: str) -> Epitaph:
+        """Why this agent, which does not live any more, has ended."""
+
+    async def until_lost(self, found: Callable[[], None]) -> None:
+        """Call `found` when the place can be reached; raise HostUnreachable when it cannot, or cannot any more."""

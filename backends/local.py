@@ -21,7 +21,7 @@ import trio
 from attrs import define, field
 
 from backends.base import AgentSpec, BackendError, foreign
-from schemas.codec import dumps, to_data
+from backends.homes import prepare, uid_of
 from schemas.link import AgentSetup
 
 T = TypeVar("T")
@@ -90,27 +90,14 @@ class LocalBackend:
             raise BackendError(f"{error.strerror or error}{where}") from None
 
     def _prepare(self, spec: AgentSpec) -> None:
-        owner = self._owner(spec)
-        for directory in (spec.directory, spec.root):
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            directory.parent.chmod(0o711)  # the agents' uids pass through, and see nothing
-            directory.mkdir(mode=0o700, exist_ok=True)
-        if owner != os.getuid():
-            os.chown(spec.root, owner, owner)
-            # jobd opens and chowns files in the agent's directory, so a user who could write there could lay links in
-            # its way: the agent only passes through.
-            os.chown(spec.directory, os.getuid(), owner)
-            spec.directory.chmod(0o710)
-        if spec.token:
-            setup = AgentSetup(
-                agent=spec.agent,
-                generation=spec.generation,
-                root=str(spec.root),
-                silence_s=spec.silence_s,
-                lonely_s=spec.lonely_s,
-            )
-            _write(spec.directory / "agent.json", dumps(to_data(setup)), owner)
-            _write(spec.directory / "token", spec.token, owner)
+        setup = AgentSetup(
+            agent=spec.agent,
+            generation=spec.generation,
+            root=str(spec.root),
+            silence_s=spec.silence_s,
+            lonely_s=spec.lonely_s,
+        )
+        prepare(spec, self._owner(spec), setup)
 
     def _spawn(self, spec: AgentSpec) -> str:
         owner = self._owner(spec)
@@ -140,19 +127,7 @@ class LocalBackend:
     def _owner(self, spec: AgentSpec) -> int:
         if self.uid_first is None:
             return os.getuid()
-        if spec.user_number >= self.uid_count:
-            raise BackendError(f"all {self.uid_count} uids of the configured range are taken")
-        return self.uid_first + spec.user_number
-
-
-def _write(path: Path, text: str, owner: int) -> None:
-    """A file that only its owner reads, replaced as a whole."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
-        file.write(text)
-        os.fchown(file.fileno(), owner, owner)
-    draft.rename(path)
+        return uid_of(spec, self.uid_first, self.uid_count)
 
 
 def _pid(handle: str) -> int:

@@ -32,6 +32,8 @@ EVENTS = {
     states.Ordered: states.Ordered("a"),
     states.Started: states.Started(),
     states.Finished: states.Finished(EndedFact(1, Epoch("jaaaaaaaaa", 1), "exited", 0.0, exit_code=0)),
+    states.Reported: states.Reported(EndedFact(1, Epoch("jaaaaaaaaa", 1), "exited", 0.0, exit_code=0)),
+    states.Proved: states.Proved(cause("agent_lost")),
     states.Canceled: states.Canceled(WHY),
     states.Expired: states.Expired(cause("run_timeout")),
     states.Missed: states.Missed(),

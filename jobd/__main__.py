@@ -1,6 +1,7 @@
 """The command `jobd`: run the daemon in the foreground."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import click
 import trio
 
 from jobd import config as configuration
-from jobd.daemon import ConfigError, serve
+from jobd.daemon import STOPS, serve
+from jobd.hosting import ConfigError
 from jobd.supervisor import StateInUse
 from schemas.codec import CodecError
 
@@ -32,7 +34,12 @@ def main(path: Path, verbose: bool) -> None:
     )
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)
     try:
-        trio.run(serve, configuration.load(path))
+        config = configuration.load(path)
+        for number in STOPS:
+            # `serve` listens to them from its first line on, and what it puts back at its end is this: a second one
+            # must not end the stop half-way.
+            signal.signal(number, signal.SIG_IGN)
+        trio.run(serve, config)
     except (ConfigError, CodecError, StateInUse, OSError) as error:
         raise click.ClickException(str(error)) from None
 

@@ -57,6 +57,7 @@ def draft(codes: Mapping[str, Code], ask: RunRequest, library: Library, now: Ins
         state=Pending(now),
         timeline=(),
         idempotency_key=ask.idempotency_key,
+        image=code.docker.image if code.docker else "",
     )
     return record, blobs
 

@@ -3,10 +3,12 @@
 import hashlib
 import hmac
 
+import trio
+
 from jobd.errors import QueueFull
 from jobd.link import Link, Op
 from jobd.scopes import Notice
-from schemas.records import AgentRecord, Instant, UserRecord
+from schemas.records import AgentRecord, Instant, Slots, UserRecord
 
 
 class Agent:
@@ -23,12 +25,19 @@ class Agent:
         self.stage = ""  # what its tending does now
         self.failure = ""  # why it could not be started the last time, with the tail of its log
         self.failures = 0  # starts in a row that failed
+        self.slots: Slots | None = None  # of the run that it is for, where agents are enclosed with their runs
+        self.fitted: tuple[str, Slots] | None = None  # the handle whose enclosure has room for these
+        self.linked_at = trio.current_time()  # when it was last seen linked, by trio's clock
         self.changed = Notice()
 
     def accepts(self, token: str) -> bool:
         """Whether this is the token of its newest generation; compared in constant time."""
         digest = hashlib.sha256(token.encode(errors="replace")).hexdigest()
         return hmac.compare_digest(digest, self.record.token_sha256)
+
+    def fits(self, slots: Slots) -> bool:
+        """Whether its enclosure has been given the size of such a run."""
+        return self.fitted == (self.record.handle, slots)
 
     def connect(self, link: Link) -> None:
         """A Hello was accepted on this link; it replaces an older one that may be half-open."""
@@ -44,6 +53,7 @@ class Agent:
         if self.link is link:
             self.link = None
             self.heard = now
+            self.linked_at = trio.current_time()
             self._lose_ops()
             self.changed.notify()
 

@@ -40,6 +40,10 @@ class Ticket:
         self.granted = True
         self._notice.notify()
 
+    def disturb(self) -> None:
+        """For the pool: look again whether this is the right queue."""
+        self._notice.notify()
+
     def leave(self) -> None:
         """Give back the slots, or the place in the queue."""
         self.pool.leave(self)
@@ -53,10 +57,16 @@ class Pool:
         self.rank = rank
         self.capacity = capacity
         self.used: Amount = tuple(0 for _ in capacity)
+        self.wanted: Amount = self.used  # used or waited for
         self.waiting = 0  # how many tickets wait
         self.waiting_max = waiting_max
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._granted: set[Ticket] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody more may wait."""
+        return self.waiting >= self.waiting_max
 
     @property
     def idle(self) -> bool:
@@ -73,11 +83,13 @@ class Pool:
         assert len(amount) == len(self.capacity), "amounts and capacity have the same units"
         ticket = Ticket(self, user, amount)
         if granted:
+            self.wanted = _sum(self.wanted, amount)
             self._grant(ticket)
             return ticket
-        if self.waiting >= self.waiting_max:
+        if self.is_full:
             raise QueueFull(f"Queue '{self.name}' holds at most {self.waiting_max}.", limit=self.waiting_max)
         self._queues.setdefault(user, deque()).append(ticket)
+        self.wanted = _sum(self.wanted, amount)
         self.waiting += 1
         self._settle()
         return ticket
@@ -91,13 +103,21 @@ class Pool:
         """Give back the slots or the place; leaving twice is harmless."""
         if ticket in self._granted:
             self._granted.remove(ticket)
-            self.used = tuple(have - gone for have, gone in zip(self.used, ticket.amount, strict=True))
+            self.used = _difference(self.used, ticket.amount)
+            self.wanted = _difference(self.wanted, ticket.amount)
         elif ticket in (queue := self._queues.get(ticket.user, deque())):
             queue.remove(ticket)
+            self.wanted = _difference(self.wanted, ticket.amount)
             self.waiting -= 1
             if not queue:
                 del self._queues[ticket.user]
         self._settle()
+
+    def disturb(self) -> None:
+        """Wake everyone who waits here: they may want to wait elsewhere."""
+        for queue in self._queues.values():
+            for ticket in queue:
+                ticket.disturb()
 
     def ahead(self, ticket: Ticket) -> int:
         """How many tickets are granted before this one if nobody else comes: turns are round-robin over users."""
@@ -128,5 +148,13 @@ class Pool:
 
     def _grant(self, ticket: Ticket) -> None:
         self._granted.add(ticket)
-        self.used = tuple(have + more for have, more in zip(self.used, ticket.amount, strict=True))
+        self.used = _sum(self.used, ticket.amount)
         ticket.grant()
+
+
+def _sum(left: Amount, right: Amount) -> Amount:
+    return tuple(have + more for have, more in zip(left, right, strict=True))
+
+
+def _difference(left: Amount, right: Amount) -> Amount:
+    return tuple(have - gone for have, gone in zip(left, right, strict=True))

@@ -17,6 +17,8 @@ CAUSES: dict[str, tuple[Verdict, str]] = {
     "agent_start": ("failed", "Its agent could not be started within its limit."),
     "heartbeat_timeout": ("failed", "Nothing was heard of its agent for longer than its limit."),
     "lost": ("failed", "What watched it is gone without a word: the machine was restarted, or the process killed."),
+    "agent_lost": ("failed", "Its agent, and with it all that ran in the agent's container, has ended."),
+    "host": ("failed", "The host that it ran on, or the engine there, was stopped or restarted."),
     "forgotten": ("failed", "An operator declared its agent gone; its end could not be proved."),
     "internal": ("failed", "jobd failed at this run; its log says why."),
 }

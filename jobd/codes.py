@@ -4,6 +4,7 @@ docs/describing-a-code.md tells how to write one. Placeholders in commands and e
 {here} (the directory of the TOML file), {prefix} (the site's codes_prefix) and {run_dir} (filled in by the agent).
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,26 @@ class Analysis:
 
 
 @frozen
+class Image:
+    """The container image of a code, where agents are in Docker."""
+
+    image: str
+    python: str = "/usr/bin/python3"  # 3.10 or newer, for the agent
+    prefix: str = "/usr"  # what {prefix} stands for in the image
+    here: str = "/opt/jobd/codes"  # what {here} stands for in the image
+    network: str = ""  # a network of the engine for this code; empty: none at all
+    gpus: int = field(default=0, validator=between(-1, 64))  # how many for a run; -1: all
+    gpu_ids: tuple[str, ...] = field(default=(), validator=at_most(64))  # or exactly these
+    shm_bytes: int = field(default=64 << 20, validator=between(1 << 20, 1 << 40))
+
+    def __attrs_post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-zA-Z0-9_.:/@-]{0,250}", self.image):
+            refuse("image", "must be the name of an image")
+        if self.network in ("host", "container") or self.network.startswith("container:"):
+            refuse("network", "must be a network of the code's own, never the host's or another container's")
+
+
+@frozen
 class Code:
     """One simulation program."""
 
@@ -75,6 +96,7 @@ class Code:
     environment: dict[str, str] = field(factory=dict)
     inputs: Inputs = Inputs()
     analysis: Analysis | None = None
+    docker: Image | None = None
 
     def __attrs_post_init__(self) -> None:
         for mode in self.modes:
@@ -101,26 +123,33 @@ class Code:
         )
 
 
-def load_codes(directory: Path, prefix: str) -> dict[str, Code]:
-    """Every *.toml of the directory, by name; raises CodecError that names file and field."""
+def load_codes(directory: Path, prefix: str, *, in_docker: bool = False) -> dict[str, Code]:
+    """Every *.toml of the directory, by name; raises CodecError that names file and field. For Docker the placeholders
+    stand for what is in the code's image, which it must then have."""
     if not directory.is_dir():
         raise codec.CodecError("codes", f"{directory} is not a directory")
     codes: dict[str, Code] = {}
     for path in sorted(directory.glob("*.toml")):
-        code = load_code(path, prefix)
+        code = load_code(path, prefix, in_docker=in_docker)
         if code.name in codes:
             raise codec.CodecError(str(path), f"describes the code '{code.name}', which another file describes too")
         codes[code.name] = code
     return codes
 
 
-def load_code(path: Path, prefix: str) -> Code:
+def load_code(path: Path, prefix: str, *, in_docker: bool = False) -> Code:
     """One description; raises CodecError that names file and field."""
     try:
         code: Code = codec.from_data(read_toml(path), Code)
     except codec.CodecError as error:
         raise codec.CodecError(f"{path}: {error.field}", error.problem) from None
     values = {"here": str(path.resolve().parent), "prefix": prefix}
+    if in_docker:
+        if code.docker is None:
+            raise codec.CodecError(
+                f"{path}: docker", "is missing: every code needs an image where agents are in Docker"
+            )
+        values = {"here": code.docker.here, "prefix": code.docker.prefix}
 
     def words(command: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_fill(word, values) for word in command)
@@ -130,6 +159,7 @@ def load_code(path: Path, prefix: str) -> Code:
         environment={key: _fill(value, values) for key, value in code.environment.items()},
         modes={name: evolve(mode, command=words(mode.command)) for name, mode in code.modes.items()},
         analysis=code.analysis and evolve(code.analysis, command=words(code.analysis.command)),
+        docker=code.docker if in_docker else None,
     )
 
 

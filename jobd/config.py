@@ -43,6 +43,7 @@ class Tier:
     pending_max: int = _number(100, "runs that may wait", 1, 100_000)
     library_bytes: int = _bytes(10 << 30, "the user's library files together", 0)
     library_files: int = _number(1000, "files in the user's library", 0, 100_000)
+    hosts: str = _about("default", "the group of Docker hosts that the user's agents are on")
 
 
 @frozen
@@ -64,6 +65,57 @@ class Local:
     )
     uid_count: int = _number(100_000, "how many such uids there are", 1, 1 << 30)
     allow_root: bool = _about(False, "started as root without uid_first: run agents, and so the users' codes, as root")
+
+
+@frozen
+class DockerHost:
+    """A Docker engine, and the slots of its machine that runs may use."""
+
+    url: str = field(metadata={"about": "unix:///run/docker.sock, or tcp://name:port with mutual TLS"})
+    cores: int = _number(2, "cores", 1, 4096)
+    memory_bytes: int = _bytes(4 << 30, "memory; agents need some besides, see agents_max", 1 << 20)
+    group: str = _about("default", "tiers name the group whose hosts they use")
+    agents_max: int = _number(200, "containers of agents that are awake here at once, 40 MB each while idle")
+    tls_ca: str = _about("", "tcp: the file of the authority that signed the engine's certificate")
+    tls_cert: str = _about("", "tcp: the file of the certificate by which the engine knows jobd")
+    tls_key: str = _about("", "tcp: the file of its key")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.url.startswith(("unix:///", "tcp://")):
+            codec.refuse("url", "must begin with unix:/// or tcp://")
+        if self.url.startswith("tcp://") and not (self.tls_ca and self.tls_cert and self.tls_key):
+            codec.refuse("tls_ca", "must be set, and tls_cert and tls_key too: a tcp engine without TLS is anybody's")
+
+
+@frozen
+class Docker:
+    """The Docker backend: each agent in a container of its own. It is used when there is a [docker.hosts.<name>]."""
+
+    uid_first: int = _number(
+        200_000, "each user's agents run under a uid of the user's own, from here on", 1000, 1 << 31
+    )
+    uid_count: int = _number(100_000, "how many such uids there are", 1, 1 << 30)
+    zipapp: str = _about("", "what `make agent` built; empty: build/jobd-agent.pyz of the checkout")
+    seccomp: str = _about("", "a seccomp profile for the containers; empty: the engine's own")
+    call_s: float = _seconds(10.0, "one call to an engine; one that does not answer so long is set aside")
+    ping_s: float = _seconds(2.0, "how often an engine is asked whether it is there")
+    pull: str = _about("never", "a missing image is pulled from its registry (`missing`) or is an error (`never`)")
+    image_files: str = _about("", "a directory where a missing image is looked for first: <name>.tar, / and : as _")
+    image_s: float = _seconds(900.0, "the loading or pulling of one image")
+    view_cores: float = _seconds(1.0, "cores of a container for analysis, frames and files", 4096.0)
+    view_memory_bytes: int = _bytes(1 << 30, "its memory", 64 << 20)
+    agent_memory_bytes: int = _bytes(96 << 20, "what a run's container has for the agent, besides the run's", 32 << 20)
+    tmp_bytes: int = _bytes(256 << 20, "the temporary files of a container, in its memory", 1 << 20)
+    processes: int = _number(512, "processes and threads of a container", 16, 1 << 20)
+    open_files: int = _number(4096, "open files of one process", 64, 1 << 20)
+    hosts: dict[str, DockerHost] = field(factory=dict, metadata={"about": "the engines, by name"})
+
+    def __attrs_post_init__(self) -> None:
+        if self.pull not in ("never", "missing"):
+            codec.refuse("pull", "must be never or missing")
+        for name in self.hosts:
+            if name == "local" or not name.replace("-", "").isalnum():
+                codec.refuse(f"hosts.{name}", "must have letters, digits and - only, and not be local")
 
 
 @frozen
@@ -153,6 +205,7 @@ class Config:
     )
     host: Host = Host()
     local: Local = Local()
+    docker: Docker = Docker()
     agents: Agents = Agents()
     http: Http = Http()
     requests: Requests = Requests()

@@ -10,7 +10,6 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from backends.base import Backend
 from jobd.broker import Pool
 from jobd.codes import Code
 from jobd.config import Config, Tier
@@ -19,6 +18,7 @@ from jobd.errors import Canceled, DeadlineExceeded, JobdError, QueueFull, Shutti
 from jobd.files import Files
 from jobd.fleet import Fleet
 from jobd.gateway import Gateway
+from jobd.hosts import RANK_HOST, Hosts
 from jobd.job import Run
 from jobd.jobs import Jobs
 from jobd.library import Library
@@ -30,26 +30,26 @@ from schemas.records import Cause, UserRecord
 
 T = TypeVar("T")
 
-PLACE = "local"
 DEADLINE = Cause("deadline", "The answer did not come in time.")
 SHUTDOWN = Cause("shutdown", "jobd is stopping; what runs goes on.")
 
-# The pools' one total order.
-RANK_USER_RUNS, RANK_DIRECTORY, RANK_HOST = 1, 2, 3
+# The pools' one total order; the hosts' pools are the last in it.
+RANK_USER_RUNS, RANK_DIRECTORY = 1, 2
+assert RANK_DIRECTORY < RANK_HOST
 
 
 class Broker:
     """Every pool by what it guards. Pools of users and jobs exist while someone has a ticket."""
 
-    def __init__(self, config: Config) -> None:
-        self.host = Pool("host", RANK_HOST, (config.host.cores, config.host.memory_bytes))
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
         self._users: WeakValueDictionary[tuple[str, str], Pool] = WeakValueDictionary()
         self._directories: WeakValueDictionary[str, Pool] = WeakValueDictionary()
 
     @property
     def pools(self) -> list[Pool]:
-        """Every pool that somebody uses, and the host's."""
-        return [self.host, *self._users.values(), *self._directories.values()]
+        """Every pool that somebody uses, and the hosts'."""
+        return [*(host.pool for host in self._hosts), *self._users.values(), *self._directories.values()]
 
     def user_runs(self, user: UserRecord, mode: str, tier: Tier) -> Pool:
         """How many runs of this mode the user's tier lets be active."""
@@ -84,7 +84,7 @@ class Core:
     """The parts, composed. `begin` is set by the supervisor: it starts the life of an accepted run."""
 
     def __init__(
-        self, config: Config, codes: dict[str, Code], world: World, disk: Disk, backend: Backend, gateway: Gateway
+        self, config: Config, codes: dict[str, Code], world: World, disk: Disk, hosts: Hosts, gateway: Gateway
     ) -> None:
         self.config = config
         self.codes = codes
@@ -92,11 +92,13 @@ class Core:
         self.root = Scope("jobd", "jobd")
         self.store = Store(disk, world, config.store)
         self.jobs = Jobs(self.store, world, config.requests.jobs_cached_max)
-        self.broker = Broker(config)
+        self.hosts = hosts
+        self.broker = Broker(hosts)
         self.tokens = Tokens(self.store, world, config.requests.tokens_per_user_max)
         self.library = Library(self.store, world)
         self.files = Files(config.directory / "library", world)
-        self.fleet = Fleet(config, world, self.store, self.jobs, backend, gateway, self.root)
+        images = {code.docker.image: code.docker for code in codes.values() if code.docker}
+        self.fleet = Fleet(config, world, self.store, self.jobs, hosts, images, gateway, self.root)
         self.begin: Callable[[Run], None]
         self._asking: Counter[str] = Counter()  # requests by user
 

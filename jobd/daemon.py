@@ -8,19 +8,19 @@ import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from backends.base import Backend
-from backends.local import LocalBackend
 from jobd.bulk import serve_bulk
 from jobd.codes import load_codes
 from jobd.config import Config, Http
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
+from jobd.hosting import ConfigError, hosts_of
 from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.store import Memory
@@ -37,29 +37,9 @@ from schemas.ids import new_token
 
 log = logging.getLogger(__name__)
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
 BACKLOG = 1024
 SOCKET_PATH_BYTES_MAX = 100
-
-
-class ConfigError(Exception):
-    """The configuration cannot work on this machine; the text says what to change."""
-
-
-def local_backend(config: Config) -> Backend:
-    """The local backend; raises ConfigError."""
-    local = config.local
-    if os.getuid() == 0 and local.uid_first is None and not local.allow_root:
-        raise ConfigError(
-            "jobd runs as root, and so would every user's code: set local.uid_first to the first uid of a range for "
-            "the users' agents, or local.allow_root = true"
-        )
-    zipapp = Path(local.zipapp) if local.zipapp else Path(__file__).parent.parent / "build" / "jobd-agent.pyz"
-    if not zipapp.exists():
-        raise ConfigError(f"there is no agent at {zipapp}: run `make agent`, or set local.zipapp")
-    uid_first = local.uid_first if os.getuid() == 0 else None
-    if uid_first is not None:
-        config.directory.chmod(0o711)  # the agents' uids pass through, and see nothing
-    return LocalBackend(local.python or sys.executable, zipapp, uid_first, local.uid_count, config.agents.stop_s)
 
 
 def service_token(config: Config) -> str:
@@ -105,12 +85,18 @@ def check_paths(config: Config) -> None:
 
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT; then detach from all that runs, and return."""
+    with trio.open_signal_receiver(*STOPS) as signals:
+        await _serve(config, signals)
+
+
+async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
     check_paths(config)
     with locked(config.directory):
         disk, memory = open_store(config.directory / "jobd.sqlite")
         gateway = UnixGateway(config.directory, config.agents)
-        codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix)
-        core = Core(config, codes, RealWorld(), disk, local_backend(config), gateway)
+        in_docker = bool(config.docker.hosts)
+        codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix, in_docker=in_docker)
+        core = Core(config, codes, RealWorld(), disk, hosts_of(config), gateway)
         core.files.prepare()
         gateway.serve = partial(serve_link, core)
         gateway.serve_bulk = partial(serve_bulk, core)
@@ -123,11 +109,9 @@ async def serve(config: Config) -> None:
                 nursery.start_soon(_serve_door, core, Door("public", digest, core.tokens), public)
                 nursery.start_soon(_serve_door, core, Door("admin", None), admin)
                 nursery.start_soon(watch_lag)
-                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                    _announce(config, public)
-                    async for number in signals:
-                        log.info("%s: detaching", signal.Signals(number).name)
-                        break
+                _announce(config, public)
+                number = await anext(signals)
+                log.info("%s: detaching", signal.Signals(number).name)
                 core.root.cancel(SHUTDOWN)
                 nursery.cancel_scope.cancel(reason="shutdown")
         finally:

@@ -23,7 +23,7 @@ from jobd.errors import (
     TooLarge,
 )
 from jobd.link import Op
-from schemas.codec import dumps, to_data
+from schemas.codec import Json, dumps, to_data
 from schemas.link import Answer, BulkReply
 
 PIECE_BYTES = 256 * 1024
@@ -98,6 +98,15 @@ async def deliver(core: Core, op: Op, sink: Sink, serial: int) -> bool:
         await sink.begin(_head(answer, 0, serial))
         return True
     return await _relay(core, op, answer.bytes, _head(answer, answer.bytes, serial), sink)
+
+
+def small(answer: Answer) -> Json:
+    """The result of an answer that must not come by bulk; raises JobdError."""
+    if answer.error is not None:
+        raise _error(answer)
+    if answer.bytes is not None:
+        raise AnalysisFailed("It answered with more than may be asked for here.")
+    return answer.result
 
 
 def _head(answer: Answer, length: int, serial: int) -> Head:

@@ -70,11 +70,21 @@ class Held:
         self._tickets: dict[Pool, Ticket] = {}
 
     def ticket(self, pool: Pool, user: str, amount: tuple[int, ...], *, granted: bool = False) -> Ticket:
-        """The ticket of this pool; the first call joins its queue. `granted` takes up slots held before a restart."""
+        """The ticket of this pool; the first call joins its queue. `granted` takes up slots held before a restart.
+
+        A place in the queue of another pool of the same rank is given back: it was another way to the same thing.
+        """
         if pool not in self._tickets:
+            if (other := self.at(pool.rank)) is not None:
+                assert not other.granted, "who holds what is needed does not look for it elsewhere"
+                self._tickets.pop(other.pool).leave()
             assert all(other.rank < pool.rank for other in self._tickets), "tickets are taken in the order of the pools"
             self._tickets[pool] = pool.join(user, amount, granted=granted)
         return self._tickets[pool]
+
+    def at(self, rank: int) -> Ticket | None:
+        """The ticket of the pool of this rank, if there is one."""
+        return next((ticket for pool, ticket in self._tickets.items() if pool.rank == rank), None)
 
     def __enter__(self) -> "Held":
         return self

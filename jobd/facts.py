@@ -13,6 +13,7 @@ import trio
 
 from jobd import states
 from jobd.agent import Agent
+from jobd.causes import cause
 from jobd.core import Core
 from jobd.dispatch import Situation
 from jobd.job import Run
@@ -89,13 +90,25 @@ def _welcome(core: Core, agent: Agent, link: Link, hello: Hello) -> None:
     link.post(Welcome(protocol, agent.record.fact, core.config.agents.heartbeat_s, orphans), core.store.sequence)
     for key, run in ours.items():
         if key not in held:
-            core.jobs.advance(run, states.Missed())
+            if core.fleet.host(agent).enclosure is None:
+                core.jobs.advance(run, states.Missed())
+            elif not isinstance(run.record.state, Starting):
+                _disbelieve(core, run)
         if isinstance(run.record.state, Ending):
             link.post(stop_order(run.record), run.job.sequence)
         elif isinstance(run.record.state, Starting) and key not in held:
             link.post(start_order(run.record), run.job.sequence)
     for removal in core.jobs.removals.get(agent.user.id, {}).values():
+        if agent.record.place not in removal.places:
+            continue
         link.post(Remove(Epoch(removal.job, removal.serial)), core.store.sequence)
+
+
+def _disbelieve(core: Core, run: Run) -> None:
+    """Its agent knows nothing of it, where that is no proof that nothing of it runs."""
+    run.reported = True
+    core.jobs.advance(run, states.Expired(cause("lost")))
+    run.job.changed.notify()
 
 
 def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
@@ -116,7 +129,7 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
         if op := agent.ops.get(fact.op):
             op.answered(fact)
     elif isinstance(fact, Removed):
-        core.jobs.removed(agent.user, fact.epoch.job, fact.epoch.serial)
+        core.jobs.removed(agent.user, agent.record.place, fact.epoch.job, fact.epoch.serial)
     elif isinstance(fact, Hello):
         log.warning("agent %s said hello twice: link closed", agent.record.id)
         link.close()
@@ -130,7 +143,13 @@ def _take_durable(core: Core, agent: Agent, link: Link, fact: Started | Ended) -
     if fact.number == agent.record.fact + 1:
         agent.record = attrs.evolve(agent.record, fact=fact.number)
         if run := _own(core, agent, fact.epoch):
-            core.jobs.advance(run, states.Started() if isinstance(fact, Started) else states.Finished(fact))
+            if isinstance(fact, Started):
+                core.jobs.advance(run, states.Started())
+            elif core.fleet.host(agent).enclosure is None:
+                core.jobs.advance(run, states.Finished(fact))
+            else:
+                run.reported = True
+                core.jobs.advance(run, states.Reported(fact))
     link.post(Ack(fact.number), core.store.put(agent.record))
 
 

@@ -1,75 +1,89 @@
 """The agents: one for each user and place, started when someone needs it, kept warm, found again after a restart.
 
-Each agent is *tended* by one task: start it in stages with deadlines, wait until it calls home, watch while it is
-linked, look for it while it is away, start its next generation when it has died, and cull it when nobody needs it.
-Requests and runs never start agents themselves: they need `Connected`, whose wait asks for tending. So a cancelled
-request never leaves a half-started agent behind, and an agent that is started stays for the next request.
+Each agent is *tended* by one task (tending.py). Requests and runs never start agents themselves: they need `Connected`,
+whose wait asks for tending. So a cancelled request never leaves a half-started agent behind, and an agent that is
+started stays for the next request.
 """
 
-import hashlib
-import logging
 import math
+from collections.abc import Mapping
 
 import attrs
 import trio
 from attrs import frozen
 
-from backends.base import AgentSpec, Backend, BackendError
+from backends.base import AgentSpec, Box
 from jobd.agent import Agent
+from jobd.codes import Image
 from jobd.config import Config
 from jobd.dispatch import Situation
 from jobd.errors import AgentUnavailable
 from jobd.gateway import Gateway
+from jobd.hosts import Host, Hosts
 from jobd.jobs import Jobs
+from jobd.places import Place, parse
 from jobd.scopes import Scope, outlive
 from jobd.store import Store
+from jobd.tending import Tending
 from jobd.world import World
-from schemas.link import End
-from schemas.records import AgentRecord, UserRecord
-
-log = logging.getLogger(__name__)
+from schemas.records import AgentRecord, Slots, UserRecord
 
 
 class Fleet:
-    """All agents, and the task that tends each."""
+    """All agents, and the task that tends each. `images` are those of the codes, by name."""
 
     def __init__(
-        self, config: Config, world: World, store: Store, jobs: Jobs, backend: Backend, gateway: Gateway, root: Scope
+        self,
+        config: Config,
+        world: World,
+        store: Store,
+        jobs: Jobs,
+        hosts: Hosts,
+        images: Mapping[str, Image],
+        gateway: Gateway,
+        root: Scope,
     ) -> None:
-        self._config = config.agents
-        self._state = config.directory
-        self._world = world
-        self._store = store
-        self._jobs = jobs
-        self._backend = backend
-        self._gateway = gateway
-        self._root = root
+        self.config = config
+        self.world = world
+        self.store = store
+        self.jobs = jobs
+        self.gateway = gateway
+        self.root = root
+        self._hosts = hosts
+        self._images = images
         self._nursery: trio.Nursery | None = None
-        self.agents: dict[tuple[str, str], Agent] = {}  # by user id and place
+        self.agents: dict[tuple[str, str], Agent] = {}  # by user id and the text of the place
         self._by_id: dict[str, Agent] = {}
+        self._by_user: dict[str, list[Agent]] = {}
         self._tended: set[str] = set()
 
     def restore(self, users: dict[str, UserRecord], records: tuple[AgentRecord, ...]) -> None:
         """Take up the agents that the store remembers."""
         for record in records:
-            self._know(Agent(users[record.user], record, self._world.now()))
+            self._know(Agent(users[record.user], record, self.world.now()))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tend every agent that is wanted, and those that were awake before a restart."""
         async with trio.open_nursery() as self._nursery:
+            for host in self._hosts:
+                self._nursery.start_soon(host.watch, self.config.agents, name=f"watch of host {host.name}")
             task_status.started()
             for agent in list(self.agents.values()):
-                if agent.record.awake or self._has_work(agent):
+                if agent.record.awake or self.has_work(agent):
                     self._tend(agent)
             await trio.sleep_forever()
 
-    def want(self, user: UserRecord, place: str) -> Agent:
-        """The agent of this user at this place; its tending begins if it is not tended."""
-        agent = self.agents.get((user.id, place))
+    def want(self, user: UserRecord, place: Place, slots: Slots | None = None) -> Agent:
+        """The agent of this user at this place, with room for a run of these slots; its tending begins if it is not
+        tended."""
+        agent = self.agents.get((user.id, str(place)))
         if agent is None:
-            record = AgentRecord(self._world.new_id("a"), user.id, place)
-            agent = self._know(Agent(user, record, self._world.now()))
-        agent.used = self._world.now().boot_s
+            record = AgentRecord(self.world.new_id("a"), user.id, str(place))
+            agent = self._know(Agent(user, record, self.world.now()))
+        agent.used = self.world.now().boot_s
+        if slots is not None and slots != agent.slots:
+            agent.slots = slots
+            agent.changed.notify()
         self._tend(agent)
         return agent
 
@@ -77,10 +91,24 @@ class Fleet:
         """The agent with this id."""
         return self._by_id.get(agent or "")
 
+    def of_user(self, user: str) -> list[Agent]:
+        """All agents of a user, by its id."""
+        return self._by_user.get(user, [])
+
+    def host(self, agent: Agent) -> Host:
+        """The host that it is on."""
+        return self._hosts[parse(agent.record.place).host]
+
     async def stop(self, agent: Agent) -> bool:
-        """End its process now; whether none exists afterwards. Its runs go on, and it starts again for who needs it."""
+        """End its process now; whether none exists afterwards. Its runs go on, where they outlive it, and it starts
+        again for who needs it."""
         agent.used = -math.inf
-        return await self._end(agent)
+        return await Tending(self, self.host(agent), agent).end()
+
+    async def prove(self, agent: Agent, *, believed: bool) -> bool:
+        """Whether its host proves now that no process of its run exists, whatever that takes; with `believed` the
+        agent has said so itself. Only where agents are enclosed."""
+        return await Tending(self, self.host(agent), agent).prove(believed=believed)
 
     def forget(self, agent: Agent) -> int:
         """Take it for gone, on an operator's word; whatever is left of it is told to end should it call again."""
@@ -91,177 +119,94 @@ class Fleet:
         )
         agent.used = -math.inf
         agent.changed.notify()
-        return self._store.put(agent.record)
+        return self.store.put(agent.record)
 
-    def _know(self, agent: Agent) -> Agent:
-        self._by_id[agent.record.id] = self.agents[agent.user.id, agent.record.place] = agent
-        return agent
-
-    def _tend(self, agent: Agent) -> None:
-        if agent.record.id not in self._tended:
-            assert self._nursery is not None, "the fleet runs before anything wants an agent"
-            self._tended.add(agent.record.id)
-            outlive(self._nursery, self._tending, agent, name=f"agent {agent.record.id}")
-
-    # --- the life of one agent --------------------------------------------------------------------------------------
-
-    async def _tending(self, agent: Agent) -> None:
-        try:
-            with self._root.group("user", agent.user.name).open("agent", agent.record.id) as scope:
-                while self._is_needed(agent) or agent.record.awake:
-                    try:
-                        await self._backend.prepare(self._spec(agent, ""))
-                        async with self._gateway.doors(agent):
-                            while self._is_needed(agent):
-                                await self._one_round(agent, scope)
-                            await self._retire(agent, scope)
-                    except (BackendError, OSError) as error:
-                        await self._back_off(agent, scope, f"its directory cannot be used: {error}")
-        finally:
-            agent.failure, agent.failures = "", 0  # the next one who wants it makes a fresh start
-            self._tended.discard(agent.record.id)
-
-    async def _one_round(self, agent: Agent, scope: Scope) -> None:
-        """Have it running and linked, and watch until it is not; a failure waits for its back-off."""
-        try:
-            if not await self._is_alive(agent):
-                await self._start(agent, scope)
-            self._stage(agent, scope, "waiting for the agent to call home")
-            with trio.move_on_after(self._config.call_home_s):
-                await self._linked(agent)
-            if agent.link is None:
-                raise BackendError(f"it did not call home within {self._config.call_home_s:g} s")
-            self._stage(agent, scope, "connected")
-            await self._watch(agent)
-        except (BackendError, OSError) as error:
-            await self._end(agent)
-            tail = await self._log_tail(agent)
-            await self._back_off(agent, scope, f"{error}. The end of its log: {tail}" if tail else f"{error}.")
-
-    async def _log_tail(self, agent: Agent) -> str:
-        try:
-            return await self._backend.log_tail(self._spec(agent, ""))
-        except (BackendError, OSError):
-            return ""
-
-    async def _back_off(self, agent: Agent, scope: Scope, reason: str) -> None:
-        agent.failures += 1
-        agent.failure = reason
-        log.warning("agent %s of %s: %s", agent.record.id, agent.user.name, reason)
-        self._stage(agent, scope, "waiting to start the agent again")
-        backoff_s = min(self._config.backoff_s_max, self._config.backoff_s * 2 ** min(agent.failures - 1, 20))
-        await trio.sleep(backoff_s * (1 + self._world.jitter() / 2))
-
-    async def _start(self, agent: Agent, scope: Scope) -> None:
-        """A new generation: the intent first, durably, then the deed, then what came of it."""
-        self._stage(agent, scope, "starting the agent")
-        token = self._world.new_token()
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        agent.record = attrs.evolve(
-            agent.record, generation=agent.record.generation + 1, awake=True, token_sha256=digest, handle=""
-        )
-        await self._store.durable(self._store.put(agent.record))
-        with trio.move_on_after(self._config.start_s):
-            spec = self._spec(agent, token)
-            await self._backend.prepare(spec)
-            handle = await self._backend.start(spec)
-            agent.record = attrs.evolve(agent.record, handle=handle)
-            self._store.put(agent.record)
-            return
-        raise BackendError(f"it did not start within {self._config.start_s:g} s")
-
-    async def _watch(self, agent: Agent) -> None:
-        """Return when it is dead or culled; raise BackendError when it lives but stays away."""
-        away_since: float | None = None
-        while self._is_needed(agent):
-            with trio.move_on_after(self._config.poll_s):
-                await agent.changed.wait()
-            if agent.link is not None:
-                away_since = None
-                continue
-            if not await self._is_alive(agent):
-                return
-            away_since = away_since or trio.current_time()
-            if trio.current_time() - away_since > self._config.away_s:
-                raise BackendError(f"it was away for {self._config.away_s:g} s")
-
-    async def _retire(self, agent: Agent, scope: Scope) -> None:
-        """Nobody needs it: tell it to end and see that it is gone. Its token dies with it; its record stays."""
-        if agent.link is not None:
-            agent.link.post(End("idle"))
-            with trio.move_on_after(self._config.stop_s):
-                while agent.link is not None:
-                    await agent.changed.wait()
-        if await self._end(agent):
-            agent.record = attrs.evolve(agent.record, awake=False, token_sha256="", handle="")
-            self._store.put(agent.record)
-        else:
-            await self._back_off(agent, scope, "it could not be ended")
-
-    async def _end(self, agent: Agent) -> bool:
-        """Whether no process of it exists afterwards; where that cannot be had, the log says why."""
-        if agent.link is not None:
-            agent.link.close()
-        try:
-            with trio.fail_after(self._config.stop_s * 2):
-                handle = agent.record.handle or await self._backend.adopt(self._spec(agent, ""))
-                if handle:
-                    await self._backend.stop(handle)
-        except (BackendError, OSError, trio.TooSlowError) as error:
-            log.warning("agent %s could not be ended: %s", agent.record.id, error)
-            return False
-        return True
-
-    async def _is_alive(self, agent: Agent) -> bool:
-        if not agent.record.handle:
-            # jobd may have died between the deed and its record.
-            handle = await self._backend.adopt(self._spec(agent, "")) if agent.record.awake else None
-            if handle is None:
-                return False
-            agent.record = attrs.evolve(agent.record, handle=handle)
-            self._store.put(agent.record)
-        return await self._backend.alive(agent.record.handle)
-
-    async def _linked(self, agent: Agent) -> None:
-        while agent.link is None:
-            with trio.move_on_after(self._config.poll_s) as pause:
-                await agent.changed.wait()
-            if pause.cancelled_caught and not await self._is_alive(agent):
-                raise BackendError("it ended before it called home")
-
-    def _is_needed(self, agent: Agent) -> bool:
-        now = self._world.now().boot_s
-        if agent.waiting or agent.ops or self._has_work(agent):
+    def is_needed(self, agent: Agent) -> bool:
+        """Whether someone needs it now, or may soon."""
+        now = self.world.now().boot_s
+        if agent.waiting or agent.ops or self.has_work(agent):
             agent.used = now
-        return now - agent.used < self._config.idle_s
+        return now - agent.used < self.config.agents.idle_s
 
-    def _has_work(self, agent: Agent) -> bool:
+    def has_work(self, agent: Agent) -> bool:
         """Open runs; or directories to remove that it was not told of (a Welcome does), though nobody may come back."""
-        is_to_remove = agent.link is None and agent.user.id in self._jobs.removals
-        return is_to_remove or bool(self._jobs.runs_on(agent.record.id))
+        removals = self.jobs.removals.get(agent.user.id, {}).values() if agent.link is None else ()
+        is_to_remove = any(agent.record.place in removal.places for removal in removals)
+        return is_to_remove or bool(self.jobs.runs_on(agent.record.id))
 
-    def _stage(self, agent: Agent, scope: Scope, stage: str) -> None:
-        scope.doing = agent.stage = stage
-        agent.changed.notify()
+    def make_room(self, host: Host, newcomer: Agent) -> bool:
+        """Whether one more agent may be awake on this host; if not, the one that was idle for longest is culled."""
+        awake = [
+            agent
+            for agent in self.agents.values()
+            if agent.record.awake and agent is not newcomer and self.host(agent) is host
+        ]
+        if len(awake) < host.agents_max:
+            return True
+        idle = [agent for agent in awake if not (agent.waiting or agent.ops or self.has_work(agent))]
+        if idle:
+            longest = min(idle, key=lambda agent: agent.used)
+            longest.used = -math.inf
+            longest.changed.notify()
+        return False
 
-    def _spec(self, agent: Agent, token: str) -> AgentSpec:
-        record = agent.record
+    def spec(self, agent: Agent, token: str = "") -> AgentSpec:
+        """What the backend must know of it; with a token, for a new generation."""
+        record, state, config = agent.record, self.config.directory, self.config.agents
         return AgentSpec(
             agent=record.id,
             generation=record.generation,
             user=record.user,
             user_number=agent.user.number,
-            directory=self._state / "agents" / record.id,
-            root=self._state / "runs" / record.user,
+            directory=state / "agents" / record.id,
+            root=state / "runs" / record.user,
             token=token,
-            lonely_s=self._config.lonely_s,
-            silence_s=self._config.silence_s,
+            lonely_s=config.lonely_s,
+            silence_s=config.silence_s,
+            box=self._box(agent),
         )
+
+    def _box(self, agent: Agent) -> Box | None:
+        place, docker = parse(agent.record.place), self.config.docker
+        if place.role == "whole":
+            return None
+        image = self._images.get(place.image) or Image(place.image)  # a code may have been taken from the site
+        is_run = place.role == "run"
+        slots = agent.slots if is_run and agent.slots else Slots(1, 0)
+        return Box(
+            image=image.image,
+            python=image.python,
+            cores=float(slots.cores) if is_run else docker.view_cores,
+            memory_bytes=slots.memory_bytes + docker.agent_memory_bytes if is_run else docker.view_memory_bytes,
+            network=image.network if is_run else "",
+            gpus=image.gpus if is_run else 0,
+            gpu_ids=image.gpu_ids if is_run else (),
+            shm_bytes=image.shm_bytes,
+        )
+
+    def _know(self, agent: Agent) -> Agent:
+        self._by_id[agent.record.id] = self.agents[agent.user.id, agent.record.place] = agent
+        self._by_user.setdefault(agent.user.id, []).append(agent)
+        return agent
+
+    def _tend(self, agent: Agent) -> None:
+        if agent.record.id not in self._tended and self._hosts.get(parse(agent.record.place).host) is not None:
+            assert self._nursery is not None, "the fleet runs before anything wants an agent"
+            self._tended.add(agent.record.id)
+            outlive(self._nursery, self._tending, agent, name=f"agent {agent.record.id}")
+
+    async def _tending(self, agent: Agent) -> None:
+        try:
+            with self.root.group("user", agent.user.name).open("agent", agent.record.id) as scope:
+                await Tending(self, self.host(agent), agent, scope).live()
+        finally:
+            agent.failure, agent.failures = "", 0  # the next one who wants it makes a fresh start
+            self._tended.discard(agent.record.id)
 
 
 @frozen
 class Connected:
-    """Requirement: the user's agent at this place has called home.
+    """Requirement: the user's agent at this place has called home, and has room for a run of these slots, if any.
 
     A patient one (a run's) waits through failed starts until its own deadline; an impatient one (a person's question)
     is told at once why there is none.
@@ -269,8 +214,9 @@ class Connected:
 
     fleet: Fleet
     user: UserRecord
-    place: str
+    place: Place
     patient: bool = False
+    slots: Slots | None = None
 
     def ready(self) -> Agent | None:
         """The agent, linked; raises AgentUnavailable."""
@@ -279,12 +225,12 @@ class Connected:
             if agent is not None and agent.failure and not self.patient:
                 raise AgentUnavailable(f"It could not be started: {agent.failure}", retry_after_s=5.0)
             return None
-        return agent
+        return agent if self.slots is None or agent.fits(self.slots) else None
 
     async def wait(self) -> None:
         """Ask for it, and wait for news of it."""
-        agent = self.fleet.want(self.user, self.place)
-        if agent.link is not None:
+        agent = self.fleet.want(self.user, self.place, self.slots)
+        if self.ready() is not None:
             return  # another link than the one that was lost
         agent.waiting += 1
         try:
@@ -301,4 +247,4 @@ class Connected:
 
     @property
     def _agent(self) -> Agent | None:
-        return self.fleet.agents.get((self.user.id, self.place))
+        return self.fleet.agents.get((self.user.id, str(self.place)))

@@ -49,6 +49,8 @@ class Run:
         self.progress: Progress | None = None
         self.situation: Situation | None = None
         self.scope: Scope | None = None
+        self.admitted = False  # it has its slots, and so its place
+        self.reported = False  # its agent says that nothing of it runs any more, and is not believed without proof
         self.series = Series()
 
     @property

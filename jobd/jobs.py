@@ -16,6 +16,7 @@ from jobd import states
 from jobd.dispatch import Situation
 from jobd.errors import StaleSerial
 from jobd.job import Job, Run
+from jobd.places import Place, parse
 from jobd.series import Series
 from jobd.store import Blob, Delete, Memory, Purge, Store
 from jobd.world import World, elapsed_s
@@ -48,6 +49,7 @@ class Jobs:
         self._jobs: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._runs: dict[tuple[str, int], Run] = {}  # every run whose end is not proved
         self._by_agent: dict[str, dict[tuple[str, int], Run]] = {}  # the same, by the agent that has it
+        self._by_user: dict[str, dict[tuple[str, int], Run]] = {}  # the same, by the user's id
         self._evictions = 0
         self.ended: Counter[tuple[str, str]] = Counter()  # runs since the start of jobd, by verdict and cause
         self._pending: Counter[str] = Counter()  # runs not ordered yet, by user id
@@ -135,6 +137,10 @@ class Jobs:
         """The open runs that this agent has or may have."""
         return list(self._by_agent.get(agent, {}).values())
 
+    def runs_of(self, user: str) -> Iterable[Run]:
+        """The open runs of this user, by its id."""
+        return list(self._by_user.get(user, {}).values())
+
     def open_runs(self) -> list[Run]:
         """Every open run, of all users."""
         return list(self._runs.values())
@@ -170,6 +176,8 @@ class Jobs:
             was = run.record
             run.record = record
             job.record = attrs.evolve(job.record, stage=record.timeline[-1].number)
+            if isinstance(event, states.Ordered):
+                _note_place(job, parse(record.place).for_questions)
             job.stages.append((record.serial, record.timeline[-1]))
             if isinstance(record.state, Ended):
                 self.ended[record.state.verdict, record.state.cause.code] += 1
@@ -186,7 +194,9 @@ class Jobs:
         """The latest progress; not stored until the run ends."""
         run.progress = progress
         run.record = attrs.evolve(run.record, fraction=progress.fraction)
-        if run.series.add(elapsed_s(run.record.state.since, self._world.now()), progress.metrics):
+        since = run.record.state.since
+        at_s = elapsed_s(since, self._world.now()) if isinstance(run.record.state, Running) else run.record.usage.wall_s
+        if run.series.add(at_s, progress.metrics):
             self._store.put(run.series.record(*run.key))
         run.job.touch()
 
@@ -202,19 +212,28 @@ class Jobs:
         job.run = None
         job.past.clear()
         job.stages.clear()
-        removal = RemovalRecord(job.record.id, job.user.id, job.record.serial)
-        self.removals.setdefault(removal.user, {})[removal.job] = removal
-        job.sequence = self._store.put(job.record, removal, Purge(job.record.id, job.record.serial))
+        removal = RemovalRecord(job.record.id, job.user.id, job.record.serial, job.record.places)
+        if removal.places:  # else no run of it was ever started
+            self.removals.setdefault(removal.user, {})[removal.job] = removal
+            self._store.put(removal)
+        job.sequence = self._store.put(job.record, Purge(job.record.id, job.record.serial))
         job.touch()
         return job.sequence
 
-    def removed(self, user: UserRecord, job: str, serial: int) -> None:
-        """The agent has deleted the directories of this job up to this serial."""
+    def removed(self, user: UserRecord, place: str, job: str, serial: int) -> None:
+        """The agent at this place has deleted the directories of this job up to this serial."""
         waiting = self.removals.get(user.id, {})
-        if job in waiting and waiting[job].serial <= serial:
-            self._store.put(Delete(RemovalRecord, waiting.pop(job).job))
-            if not waiting:
-                del self.removals[user.id]
+        removal = waiting.get(job)
+        if removal is None or removal.serial > serial:
+            return
+        left = tuple(each for each in removal.places if each != place)
+        if left:
+            waiting[job] = attrs.evolve(removal, places=left)
+            self._store.put(waiting[job])
+            return
+        self._store.put(Delete(RemovalRecord, waiting.pop(job).job))
+        if not waiting:
+            del self.removals[user.id]
 
     def owner(self, name: str) -> UserRecord:
         """The user of this name, known from now on."""
@@ -242,6 +261,7 @@ class Jobs:
         if (series := self._series.pop(run.key, None)) is not None:
             run.series = Series(series)
         self._runs[run.key] = run
+        self._by_user.setdefault(user.id, {})[run.key] = run
         self._index(run, None)
         return run
 
@@ -275,7 +295,11 @@ class Jobs:
         return job.run
 
     def _close(self, run: Run) -> None:
-        self._runs.pop(run.key, None)
+        if self._runs.pop(run.key, None) is not None:
+            runs = self._by_user[run.user.id]
+            del runs[run.key]
+            if not runs:
+                del self._by_user[run.user.id]
         run.job.open.pop(run.record.serial, None)
         run.situation = None
 
@@ -293,6 +317,12 @@ class Jobs:
 
     def _is_stored(self, job: Job) -> bool:
         return job.sequence <= self._store.committed
+
+
+def _note_place(job: Job, place: Place) -> None:
+    """Who is asked about the files of the job's runs on this host, from now on."""
+    others = [each for each in job.record.places if parse(each).host != place.host]
+    job.record = attrs.evolve(job.record, places=(*others, str(place)))
 
 
 @frozen

@@ -60,17 +60,21 @@ class _Parts(Collector):
         linked = sum(agent.link is not None for agent in awake)
         agents.add_metric(["yes"], linked)
         agents.add_metric(["no"], len(awake) - linked)
-        slots = GaugeMetricFamily("jobd_host_slots", "Slots of the host.", labels=["unit", "kind"])
-        host = core.broker.host
-        for unit, used, there in zip(("cores", "memory_bytes"), host.used, host.capacity, strict=True):
-            slots.add_metric([unit, "used"], used)
-            slots.add_metric([unit, "capacity"], there)
+        slots = GaugeMetricFamily("jobd_host_slots", "Slots of a host.", labels=["host", "unit", "kind"])
+        up = GaugeMetricFamily("jobd_host_up", "Whether a host can be reached.", labels=["host"])
+        waiting = GaugeMetricFamily("jobd_host_waiting", "Runs that wait for slots of a host.", labels=["host"])
+        for host in core.hosts:
+            pool = host.pool
+            for unit, used, there in zip(("cores", "memory_bytes"), pool.used, pool.capacity, strict=True):
+                slots.add_metric([host.name, unit, "used"], used)
+                slots.add_metric([host.name, unit, "capacity"], there)
+            up.add_metric([host.name], not host.failure)
+            waiting.add_metric([host.name], pool.waiting)
         ended = CounterMetricFamily("jobd_ended_runs", "Runs whose end was proved.", labels=["state", "cause"])
         for verdict, number in core.jobs.ended.items():
             ended.add_metric(verdict, number)
-        yield from (runs, agents, slots, ended)
+        yield from (runs, agents, slots, up, waiting, ended)
         for name, text, value in (
-            ("jobd_host_waiting", "Runs that wait for slots of the host.", host.waiting),
             ("jobd_jobs_in_memory", "Jobs that are kept in memory.", core.jobs.kept()),
             ("jobd_store_waiting", "Changes that wait for a commit.", core.store.sequence - core.store.committed),
             ("jobd_store_healthy", "Whether the last commit succeeded.", core.store.healthy),

@@ -5,6 +5,7 @@ Both are made from the run's record alone, so they are the same after a restart 
 
 import hashlib
 
+from jobd.places import parse
 from schemas.ids import new_id
 from schemas.link import Epoch, InputFile, Start, Stop
 from schemas.records import RunRecord, StoredInput
@@ -13,13 +14,14 @@ from schemas.records import RunRecord, StoredInput
 def start_order(run: RunRecord) -> Start:
     """Everything that the agent must know to execute this epoch."""
     execution = run.execution
+    is_followed = parse(run.place).role == "run"  # then another agent is asked for its progress
     return Start(
         epoch=Epoch(run.job, run.serial),
         command=execution.command,
         environment=execution.environment,
         inputs=tuple(InputFile(each.path, each.bytes, each.sha256, transfer_id(run, each)) for each in run.inputs),
         limits=execution.limits,
-        worker=execution.worker,
+        worker=None if is_followed else execution.worker,
         progress_s=execution.progress_s,
     )
 

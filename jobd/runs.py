@@ -17,8 +17,9 @@ import trio
 from jobd import plans, states
 from jobd.agent import Agent
 from jobd.causes import cause
-from jobd.core import PLACE, SHUTDOWN, Core
+from jobd.core import SHUTDOWN, Core
 from jobd.dispatch import Held, Request, Situation, dispatch
+from jobd.following import ask_once_more, follow
 from jobd.job import Run
 from jobd.orders import stop_order
 from jobd.scopes import Scope
@@ -26,13 +27,6 @@ from jobd.world import elapsed_s
 from schemas.records import Cause, Ending, Pending, Running, Starting, State
 
 log = logging.getLogger(__name__)
-
-
-def hold(core: Core, run: Run) -> Held:
-    """Its places in the queues, taken in the order of the calls; what it was granted before a restart it has again."""
-    held = Held()
-    plans.slots_of(core, run, held, granted=not isinstance(run.record.state, Pending))
-    return held
 
 
 async def conduct(core: Core, run: Run, held: Held) -> None:
@@ -86,7 +80,10 @@ async def _live(core: Core, run: Run, held: Held) -> None:
     await _while(Starting, core, run, limits.start_s, START_TIMEOUT)
     scope.doing = "running"
     run.waits(None)
-    await _while(Running, core, run, limits.run_s + core.config.agents.run_margin_s, RUN_TIMEOUT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, core, run)
+        await _while(Running, core, run, limits.run_s + core.config.agents.run_margin_s, RUN_TIMEOUT)
+        nursery.cancel_scope.cancel(reason="it does not run any more")
 
 
 async def _while(state: type[State], core: Core, run: Run, limit_s: float, why: Cause) -> None:
@@ -123,17 +120,30 @@ async def _until_proved(core: Core, run: Run) -> None:
     agent = _agent_of(core, run)
     if agent is not None:
         plans.post(agent, stop_order(run.record), run.job.sequence)
+    if agent is None or core.fleet.host(agent).enclosure is None:
+        while isinstance(run.record.state, Ending):
+            await run.job.changed.wait()
+        return
+    with trio.move_on_after(run.record.execution.limits.grace_s + core.config.agents.run_margin_s):
+        while isinstance(run.record.state, Ending) and not run.reported:
+            await run.job.changed.wait()
+    await ask_once_more(core, run)
     while isinstance(run.record.state, Ending):
-        await run.job.changed.wait()
+        if await core.fleet.prove(agent, believed=run.reported):
+            core.jobs.advance(run, states.Proved(run.record.state.cause))
+        else:
+            with trio.move_on_after(core.config.agents.backoff_s):
+                await run.job.changed.wait()
 
 
 def _agent_of(core: Core, run: Run) -> Agent | None:
-    return core.fleet.agents.get((run.user.id, PLACE))
+    """The agent that has it; or who will have it, where it was admitted."""
+    return core.fleet.of_id(run.agent) or core.fleet.agents.get((run.user.id, run.record.place))
 
 
 def _explained(core: Core, run: Run, why: Cause) -> Cause:
     """A run that could not be started says why its agent could not."""
-    agent = core.fleet.agents.get((run.user.id, PLACE))
+    agent = _agent_of(core, run)
     if why is START_TIMEOUT and agent is not None and agent.failure:
         return cause("agent_start", f"Its agent could not be started: {agent.failure}")
     return why

@@ -46,6 +46,9 @@ MIGRATIONS = (
     CREATE TABLE library  (id TEXT PRIMARY KEY, user TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX library_user ON library (user);
     """,
+    """
+    UPDATE jobs SET record = json_set(record, '$.places', json('["local"]'));
+    """,
 )
 
 # A run's state as the API calls it, by its record (jobd.states.api_state is the same for people).

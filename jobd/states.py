@@ -37,7 +37,9 @@ from schemas.views import State as ApiState
 
 @frozen
 class Admitted:
-    """All its slots were granted."""
+    """All its slots were granted, at this place."""
+
+    place: str = "local"
 
 
 @frozen
@@ -45,6 +47,7 @@ class Ordered:
     """Its start order was committed for this agent."""
 
     agent: str
+    image_digest: str = ""
 
 
 @frozen
@@ -57,6 +60,20 @@ class Finished:
     """The agent said how it ended, and that no process of it exists."""
 
     fact: EndedFact
+
+
+@frozen
+class Reported:
+    """The agent said how it ended, where the agent's word is no proof that no process of it exists."""
+
+    fact: EndedFact
+
+
+@frozen
+class Proved:
+    """Its host has proved that no process of it exists; `cause` is why, for a run that was not to end yet."""
+
+    cause: Cause
 
 
 @frozen
@@ -85,7 +102,7 @@ class Forgotten:
     cause: Cause
 
 
-Event = Admitted | Ordered | Started | Finished | Canceled | Expired | Missed | Forgotten
+Event = Admitted | Ordered | Started | Finished | Reported | Proved | Canceled | Expired | Missed | Forgotten
 Move = Callable[[Any, Any, Instant], State]
 
 
@@ -109,7 +126,12 @@ def _finish(_state: State, event: Finished, now: Instant) -> State:
     return Ended(now, verdict, cause)
 
 
-def _end_at_once(_state: State, event: Canceled | Expired | Forgotten, now: Instant) -> State:
+def _report(state: Starting | Running, event: Reported, now: Instant) -> State:
+    verdict, cause = verdict_of(event.fact)
+    return Ending(now, state.agent, verdict, cause)
+
+
+def _end_at_once(_state: State, event: Canceled | Expired | Forgotten | Proved, now: Instant) -> State:
     return Ended(now, _verdict(event), event.cause)
 
 
@@ -125,7 +147,7 @@ def _lose(_state: State, _event: Missed, now: Instant) -> State:
     return Ended(now, "failed", cause("lost"))
 
 
-def _verdict(event: Canceled | Expired | Forgotten) -> Verdict:
+def _verdict(event: Canceled | Expired | Forgotten | Proved) -> Verdict:
     return "canceled" if isinstance(event, Canceled) else "failed"
 
 
@@ -145,24 +167,34 @@ TRANSITIONS: dict[tuple[type[Any], type[Any]], Row] = {
     (Pending, Expired): Row(_end_at_once, "failed"),
     (Starting, Started): Row(_start, "started"),
     (Starting, Finished): Row(_finish, "ended", "it ended before it could run"),
+    (Starting, Reported): Row(_report, "ended", "it ended before it could run"),
+    (Starting, Proved): Row(
+        _stay, "", "its agent died with the order; the next one is told again, or says what it did"
+    ),
     (Starting, Canceled): Row(_end_unproved, "canceled"),
     (Starting, Expired): Row(_end_unproved, "failed"),
     (Starting, Forgotten): Row(_end_at_once, "forgotten"),
     (Starting, Missed): Row(_stay, "", "the order was lost on its way and is sent again"),
     (Running, Started): Row(_stay, "", "an agent that resends its facts says it twice"),
     (Running, Finished): Row(_finish, "ended"),
+    (Running, Reported): Row(_report, "ended"),
+    (Running, Proved): Row(_end_at_once, "ended"),
     (Running, Canceled): Row(_end_unproved, "canceled"),
     (Running, Expired): Row(_end_unproved, "failed"),
     (Running, Forgotten): Row(_end_at_once, "forgotten"),
     (Running, Missed): Row(_lose, "lost"),
     (Ending, Started): Row(_stay, "late start", "the fact crossed the verdict"),
     (Ending, Finished): Row(_confirm, "end confirmed"),
+    (Ending, Reported): Row(_stay, "end reported", "the agent's word; its host is asked for the proof"),
+    (Ending, Proved): Row(_confirm, "end confirmed"),
     (Ending, Canceled): Row(_stay, "", "the first verdict stands"),
     (Ending, Expired): Row(_stay, "", "the first verdict stands"),
     (Ending, Forgotten): Row(_confirm, "forgotten", "an operator's word instead of a proof frees its slots"),
     (Ending, Missed): Row(_confirm, "end confirmed", "the agent's place holds nothing of it"),
     (Ended, Started): Row(_stay, "", "a resent fact of a run that is over"),
     (Ended, Finished): Row(_stay, "", "a resent fact of a run that is over"),
+    (Ended, Reported): Row(_stay, "", "a resent fact of a run that is over"),
+    (Ended, Proved): Row(_stay, "", "nothing was left to prove"),
     (Ended, Canceled): Row(_stay, "", "a terminal state never changes"),
     (Ended, Expired): Row(_stay, "", "the limit passed while the end was committed"),
     (Ended, Forgotten): Row(_stay, "", "nothing was left to forget"),
@@ -185,8 +217,10 @@ def advance(record: RunRecord, event: Event, now: Instant, number: int) -> RunRe
         record,
         state=state,
         timeline=(*record.timeline, stage)[-TIMELINE_STAGES_MAX:],
-        usage=_usage(event.fact) if isinstance(event, Finished) else record.usage,
-        log_tail=event.fact.log_tail if isinstance(event, Finished) else record.log_tail,
+        usage=_usage(event.fact) if isinstance(event, (Finished, Reported)) else record.usage,
+        log_tail=event.fact.log_tail if isinstance(event, (Finished, Reported)) else record.log_tail,
+        place=event.place if isinstance(event, Admitted) else record.place,
+        image_digest=event.image_digest if isinstance(event, Ordered) else record.image_digest,
     )
 
 
@@ -203,8 +237,10 @@ def is_active(state: State) -> bool:
 
 
 def _words(event: Event, state: State, row: Row) -> str:
-    if isinstance(event, Finished):
+    if isinstance(event, (Finished, Reported)):
         return _cause_of(event.fact).text
+    if isinstance(event, Proved) and isinstance(state, Ended):
+        return state.cause.text
     if isinstance(event, (Canceled, Expired, Forgotten)):
         return event.cause.text
     if isinstance(state, Ended):

@@ -19,7 +19,7 @@ from typing import IO
 
 import trio
 
-from jobd import runs
+from jobd import plans, runs
 from jobd.core import SHUTDOWN, Core
 from jobd.job import Run
 from jobd.scopes import outlive
@@ -61,7 +61,7 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
 
         def begin(run: Run) -> None:
             # Its places in the queues are taken here, in order: tasks start in any order.
-            outlive(nursery, runs.conduct, core, run, runs.hold(core, run), name=f"run {run.key}")
+            outlive(nursery, runs.conduct, core, run, plans.hold(core, run), name=f"run {run.key}")
 
         core.begin = begin
         await nursery.start(core.fleet.run)

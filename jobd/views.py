@@ -138,6 +138,7 @@ def view_past(record: RunRecord) -> PastRunView:
         cause=_cause(record),
         end_confirmed=isinstance(state, Ended) if isinstance(state, (Ending, Ended)) else None,
         usage=_usage(record),
+        image_digest=record.image_digest or None,
     )
 
 

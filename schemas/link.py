@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from schemas.codec import Json, at_most, between, checked, refuse
+from schemas.codec import Json, at_most, between, checked, from_data, refuse
 from schemas.ids import check_id, check_label, check_name, check_path
 
 PROTOCOL = 1
@@ -275,6 +275,13 @@ class Progress:
     frames: dict[str, int] = field(factory=dict, validator=[at_most(32), checked(check_label)])
     metrics: dict[str, float | None] = field(factory=dict, validator=[at_most(64), checked(check_label)])
     problem: str = field(default="", validator=at_most(1000))  # what is wrong with the output, if anything
+
+
+def progress_of(job: str, serial: int, said: Json) -> Progress:
+    """What a worker has answered to `progress`, as a fact; raises CodecError."""
+    words = said if isinstance(said, dict) else {}
+    progress: Progress = from_data({**words, "epoch": {"job": job, "serial": serial}}, Progress)
+    return progress
 
 
 @frozen

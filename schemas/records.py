@@ -167,6 +167,9 @@ class RunRecord:
     fraction: float | None = None
     log_tail: str = ""
     idempotency_key: str = ""  # of the request that made it
+    image: str = ""  # the name of the image that it runs in; empty where there are no containers
+    image_digest: str = ""  # what that name stood for when it was started
+    place: str = "local"  # where it runs (jobd/places.py), fixed when it is admitted
 
 
 @frozen
@@ -182,6 +185,7 @@ class JobRecord:
     core_s: float = 0.0  # slots times wall time, over these
     cpu_s: float = 0.0
     purged: int = 0  # runs up to this serial are deleted from the store
+    places: tuple[str, ...] = ()  # where runs of it were started, one for each host: who is asked about their files
 
 
 @frozen
@@ -206,15 +210,17 @@ class AgentRecord:
     token_sha256: str = ""
     handle: str = ""  # the backend's own words for the native thing; empty until it is known
     fact: int = 0  # the newest durable fact of it that is committed
+    image_digest: str = ""  # of the image that the newest generation was started from
 
 
 @frozen
 class RemovalRecord:
-    """Directories of purged runs that the agent has not deleted yet: the job's, up to this serial."""
+    """Directories of purged runs that have not been deleted yet: the job's, up to this serial, at these places."""
 
     job: str
     user: str
     serial: int
+    places: tuple[str, ...] = ("local",)
 
 
 @frozen

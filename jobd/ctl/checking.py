@@ -11,7 +11,8 @@ from typing import Any
 
 from jobd.codes import Code, load_codes
 from jobd.config import Config, load, read_toml
-from jobd.daemon import ConfigError, check_paths
+from jobd.daemon import check_paths
+from jobd.hosting import ConfigError
 from schemas import codec
 from schemas.codec import CodecError
 

@@ -21,7 +21,8 @@ from jobd.codes import load_code, load_codes
 from jobd.config import Config, load
 from jobd.ctl.checking import prefix
 from jobd.ctl.rehearsal import Unwell, rehearse
-from jobd.daemon import ConfigError, check_paths, local_backend, service_token
+from jobd.daemon import check_paths, service_token
+from jobd.hosting import ConfigError, hosts_of
 from schemas.codec import CodecError
 
 FREE_BYTES_MIN = 1 << 30
@@ -239,5 +240,5 @@ def _backend(config: Config) -> str:
     python = config.local.python or sys.executable
     if not shutil.which(python):
         raise Unwell(f"local.python: {python} cannot be executed", "name an interpreter, 3.10 or newer")
-    local_backend(config)
+    hosts_of(config)
     return f"local, with {python}"

@@ -17,7 +17,8 @@ from attrs import evolve
 
 from jobd.client import JobdClientError, TrioClient
 from jobd.config import Config, Tier
-from jobd.daemon import ConfigError, check_paths, serve
+from jobd.daemon import check_paths, serve
+from jobd.hosting import ConfigError
 
 USER = "jobctl-doctor"
 LOOK_S = 0.1

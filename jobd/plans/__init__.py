@@ -7,8 +7,8 @@ the line `# commit` may happen many times; everything below happens once.
 
 from jobd.plans.agents import forget_agent, stop_agent
 from jobd.plans.jobs import cancel, delete, explain, history, is_over, listing, series, status
-from jobd.plans.questions import analyse, compute, list_files, read
-from jobd.plans.runs import accept, admit, post, slots_of, start
+from jobd.plans.questions import analyse, compute, list_files, progress, read
+from jobd.plans.runs import accept, admit, hold, post, start
 from jobd.plans.users import (
     find,
     mint,
@@ -35,12 +35,14 @@ __all__ = [
     "find",
     "forget_agent",
     "history",
+    "hold",
     "is_over",
     "list_files",
     "listing",
     "mint",
     "overfull",
     "post",
+    "progress",
     "read",
     "revoke",
     "room",
@@ -49,7 +51,6 @@ __all__ = [
     "set_tier",
     "shelf",
     "shelve",
-    "slots_of",
     "start",
     "status",
     "stop_agent",

@@ -7,11 +7,12 @@ import trio
 from attrs import frozen
 
 from jobd.causes import cause
-from jobd.core import PLACE, Core, gated
+from jobd.core import Core, gated
 from jobd.dispatch import Act, Plan, Request, Situation
 from jobd.errors import NoRun, RunActive, StaleSerial
 from jobd.job import Job, Run
 from jobd.jobs import Loaded
+from jobd.places import parse
 from jobd.plans.runs import cancel_run, post
 from jobd.states import api_state
 from jobd.store import Selection
@@ -167,7 +168,9 @@ def delete(core: Core, user: str, name: str) -> Plan[RunView]:
         if job.run is not None:
             sequence = core.jobs.purge(job)
             assert job.user is not None, "a job that ran has an owner"
-            post(core.fleet.want(job.user, PLACE), Remove(Epoch(job.record.id, job.record.serial)), sequence)
+            for place in job.record.places:
+                agent = core.fleet.want(job.user, parse(place))
+                post(agent, Remove(Epoch(job.record.id, job.record.serial)), sequence)
         return partial(gated, core, job.sequence, view_job(job, core.fleet, core.world))
 
     return plan
@@ -251,7 +254,7 @@ def explain(core: Core, user: str, name: str, serial: int | None) -> Plan[Explai
 def _explained(core: Core, run: Run) -> ExplainView:
     view = view_run(run, core.fleet, core.world)
     ticket = run.situation.ticket if run.situation else None
-    agent = core.fleet.of_id(run.agent) or core.fleet.agents.get((run.user.id, PLACE))
+    agent = core.fleet.of_id(run.agent) or core.fleet.agents.get((run.user.id, run.record.place))
     if view.cause is not None:
         why = view.cause.text
     elif view.situation is not None:

@@ -5,16 +5,19 @@ from collections.abc import Callable
 from jobd import delivery
 from jobd.agent import Agent
 from jobd.codes import Code
-from jobd.core import PLACE, Core
+from jobd.core import Core
 from jobd.delivery import Sink
 from jobd.dispatch import Act, Awaited, Plan, Request
 from jobd.errors import NoRun, NotFound
 from jobd.fleet import Connected
 from jobd.job import Run
 from jobd.jobs import Known, Loaded
+from jobd.placement import Home, questions
+from jobd.places import Place
 from jobd.plans.jobs import run_of
 from jobd.plans.runs import post
 from schemas.api import AnalysisRequest, ComputeRequest
+from schemas.codec import Json
 from schemas.link import Analyse, Compute, Epoch, List, Order, Read, Worker
 from schemas.records import Pending, UserRecord
 
@@ -59,7 +62,31 @@ def compute(core: Core, user: str, code: str, method: str, ask: ComputeRequest, 
             raise NotFound(f"There is no code '{code}' with the method '{method}'.")
         worker = _worker(offered, code)
         owner = request.need(Known(core.jobs, user))
-        return _asked(core, request, owner, lambda op: Compute(op, worker, method, ask.arguments), sink, 0)
+        place = request.need(Home(core, owner, offered.docker.image if offered.docker else ""))
+        return _asked(core, request, (owner, place), lambda op: Compute(op, worker, method, ask.arguments), sink, 0)
+
+    return plan
+
+
+def progress(core: Core, run: Run) -> Plan[Json]:
+    """In the run's own scope: what the worker says of its progress, asked of the agent for questions."""
+    place, worker = questions(run.record), run.record.execution.worker
+    assert worker is not None, "only what has a worker is asked"
+
+    def plan(request: Request) -> Act[Json]:
+        connected = Connected(core.fleet, run.user, place, patient=True)
+        agent: Agent = request.need(connected)
+        op = agent.open_op(core.world.new_id("o"), core.config.agents.ops_max)
+
+        async def act() -> Json:
+            with op:
+                post(agent, Analyse(op.id, _epoch(run), worker, "progress"))
+                answer = await op.wait_answer()
+                if answer is None:
+                    raise Awaited(connected)
+                return delivery.small(answer)
+
+        return act
 
     return plan
 
@@ -72,16 +99,22 @@ def _about_run(
         run = run_of(core, request, job, serial)
         if run.agent is None and not _has_directory(run):
             raise NoRun("It has not been started yet.")
-        return _asked(core, request, run.user, lambda op: order(op, run), sink, run.record.serial)
+        whom = run.user, questions(run.record)
+        return _asked(core, request, whom, lambda op: order(op, run), sink, run.record.serial)
 
     return plan
 
 
 def _asked(
-    core: Core, request: Request, user: UserRecord, order: Callable[[str], Order], sink: Sink, serial: int
+    core: Core,
+    request: Request,
+    whom: tuple[UserRecord, Place],
+    order: Callable[[str], Order],
+    sink: Sink,
+    serial: int,
 ) -> Act[None]:
-    """One op of the user's agent, whose answer is delivered to the sink."""
-    connected = Connected(core.fleet, user, PLACE)
+    """One op of the user's agent at this place, whose answer is delivered to the sink."""
+    connected = Connected(core.fleet, *whom)
     agent: Agent = request.need(connected)
     # commit (of nothing but the question)
     op = agent.open_op(core.world.new_id("o"), core.config.agents.ops_max)

@@ -8,18 +8,22 @@ from jobd import acceptance, states
 from jobd.agent import Agent
 from jobd.broker import Pool, Ticket
 from jobd.causes import cause
-from jobd.core import PLACE, Core, gated, nothing
+from jobd.config import Tier
+from jobd.core import Core, gated, nothing
 from jobd.dispatch import Act, Held, Plan, Request, Situation
 from jobd.errors import Invalid, QueueFull, RunActive
 from jobd.fleet import Connected
+from jobd.hosts import Host
 from jobd.job import Run
 from jobd.jobs import Loaded
 from jobd.library import Shelf, Shelved
 from jobd.orders import start_order
+from jobd.placement import Open, host_for, place_on
+from jobd.places import parse
 from jobd.views import view_job
 from schemas.api import RunRequest
 from schemas.link import Order
-from schemas.records import Cause
+from schemas.records import Cause, Pending, Slots
 from schemas.views import RunView
 
 
@@ -33,9 +37,8 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
             return partial(gated, core, job.sequence, (200, view_job(job, core.fleet, core.world)))
         shelf = request.need(Shelved(core.library, core.jobs.users.get(user))) if ask.names_library else Shelf({})
         draft, blobs = acceptance.draft(core.codes, ask, shelf.files, core.world.now())
-        if not core.broker.host.fits((draft.slots.cores, draft.slots.memory_bytes)):
-            cores, memory = core.broker.host.capacity
-            raise Invalid(f"This site has {cores} cores and {memory} bytes of memory for a run.", field="resources")
+        tier = core.tier(job.user)
+        check_size(core, tier, draft.slots)
         if newest is not None and newest.record.input_hash == draft.input_hash:
             completed = states.api_state(newest.record.state) == "completed"
             if newest.active or (completed and not ask.force):
@@ -43,11 +46,10 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
         if newest is not None and newest.active and not ask.supersede:
             raise RunActive(serial=newest.record.serial)
         core.store.check()
-        tier = core.tier(job.user)
         if job.user and core.jobs.pending_of(job.user) >= tier.pending_max:
             raise QueueFull(f"{tier.pending_max} runs are waiting.", limit=tier.pending_max, retry_after_s=10.0)
-        if core.broker.host.waiting >= core.broker.host.waiting_max:
-            raise QueueFull("Too many runs wait for this site.", limit=core.broker.host.waiting_max, retry_after_s=60.0)
+        if all(host.pool.is_full for host in core.hosts):
+            raise QueueFull("Too many runs wait for this site.", retry_after_s=60.0)
         if getattr(tier, ask.mode) == 0:
             raise Invalid(f"The user's tier allows no {ask.mode} runs.", field="mode")
         # commit
@@ -66,8 +68,11 @@ def admit(core: Core, run: Run) -> Plan[None]:
     def plan(request: Request) -> Act[None]:
         for slot in slots_of(core, run, request.held):
             request.need(slot)
+        host = request.need(Open(core, run, request.held))
+        request.need(_host_slot(core, run, request.held, host))
         # commit
-        core.jobs.advance(run, states.Admitted())
+        core.jobs.advance(run, states.Admitted(str(place_on(core, host, run))))
+        run.admitted = True
         return nothing
 
     return plan
@@ -77,9 +82,11 @@ def start(core: Core, run: Run) -> Plan[None]:
     """In the run's own scope: the agent has called home, so the order is committed and posted."""
 
     def plan(request: Request) -> Act[None]:
-        agent = request.need(Connected(core.fleet, run.user, PLACE, patient=True))
+        place = parse(run.record.place)
+        slots = run.record.slots if place.role == "run" else None
+        agent = request.need(Connected(core.fleet, run.user, place, patient=True, slots=slots))
         # commit
-        sequence = core.jobs.advance(run, states.Ordered(agent.record.id))
+        sequence = core.jobs.advance(run, states.Ordered(agent.record.id, agent.record.image_digest))
         post(agent, start_order(run.record), sequence)
         return nothing
 
@@ -109,20 +116,43 @@ class Slot:
 
 
 def slots_of(core: Core, run: Run, held: Held, *, granted: bool = False) -> list[Slot]:
-    """The slots that a run occupies until its end is proved, as requirements; each is joined when its turn comes."""
+    """The user's and the job's slots that a run occupies until its end is proved, as requirements; each is joined when
+    its turn comes."""
     record, user = run.record, run.user.id
-    host = (record.slots.cores, record.slots.memory_bytes)
-    wanted: list[tuple[Pool, tuple[int, ...], str, str]] = [
-        (_user_runs(core, run), (1,), "user_runs", f"another {record.mode} run of this user"),
-        (core.broker.directory(record.job), (1,), "previous_run", "the end of the job's previous run to be confirmed"),
-        (core.broker.host, host, "host", f"{record.slots.cores} free cores"),
+    wanted: list[tuple[Pool, str, str]] = [
+        (_user_runs(core, run), "user_runs", f"another {record.mode} run of this user"),
+        (core.broker.directory(record.job), "previous_run", "the end of the job's previous run to be confirmed"),
     ]
     slots = []
-    for pool, amount, code, text in wanted:
-        slots.append(Slot(held.ticket(pool, user, amount, granted=granted), code, f"waiting for {text}"))
+    for pool, code, text in wanted:
+        slots.append(Slot(held.ticket(pool, user, (1,), granted=granted), code, f"waiting for {text}"))
         if not slots[-1].ticket.granted:
             break  # the next queue is joined when this one has let us through
     return slots
+
+
+def hold(core: Core, run: Run) -> Held:
+    """Its places in the queues, taken in the order of the calls; what it was granted before a restart it has again."""
+    held, granted = Held(), not isinstance(run.record.state, Pending)
+    slots = slots_of(core, run, held, granted=granted)
+    if all(slot.ticket.granted for slot in slots):
+        host = core.hosts.get(parse(run.record.place).host) if granted else host_for(core, run, held)
+        if host is not None:
+            _host_slot(core, run, held, host, granted=granted)
+    return held
+
+
+def check_size(core: Core, tier: Tier, slots: Slots) -> None:
+    """Whether a run of this size can ever be started; raises Invalid."""
+    if not any(host.pool.fits((slots.cores, slots.memory_bytes)) for host in core.hosts.of_group(tier.hosts)):
+        cores, memory = core.hosts.capacity(tier.hosts)
+        raise Invalid(f"This site has {cores} cores and {memory} bytes of memory for a run.", field="resources")
+
+
+def _host_slot(core: Core, run: Run, held: Held, host: Host, *, granted: bool = False) -> Slot:
+    slots = run.record.slots
+    ticket = held.ticket(host.pool, run.user.id, (slots.cores, slots.memory_bytes), granted=granted)
+    return Slot(ticket, "host", f"waiting for {slots.cores} free cores")
 
 
 def _user_runs(core: Core, run: Run) -> Pool:

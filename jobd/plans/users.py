@@ -2,13 +2,16 @@
 
 from functools import partial
 
+from attrs import evolve
+
 from jobd.config import Tier
-from jobd.core import PLACE, Core, gated
+from jobd.core import Core, gated
 from jobd.dispatch import Act, Plan, Request
 from jobd.errors import Invalid, NotFound, QuotaReached
 from jobd.files import Stored
 from jobd.jobs import Known
 from jobd.library import Shelf, Shelved
+from jobd.placement import Home, default_slots
 from jobd.store import Totals
 from jobd.views import rfc3339
 from schemas.api import SessionRequest, TokenRequest, UserRequest
@@ -32,8 +35,13 @@ def session(core: Core, user: str, ask: SessionRequest) -> Plan[SessionView]:
         if ask.code is not None and ask.code not in core.codes:
             raise Invalid(f"There is no code '{ask.code}'.", field="code")
         owner = request.need(Known(core.jobs, user))
+        code = ask.code or next(iter(core.codes), "")
+        image = core.codes[code].docker if code else None
+        place = request.need(Home(core, owner, image.image if image else ""))
         # commit
-        agent = core.fleet.want(owner, PLACE)
+        agent = core.fleet.want(owner, place)
+        if place.role == "view":
+            agent = core.fleet.want(owner, evolve(place, role="run"), default_slots(core, code))
         stage = "connected" if agent.link else agent.stage or "starting the agent"
         return partial(gated, core, core.store.sequence, SessionView(agent.record.id, stage))
 

@@ -8,6 +8,7 @@ import trio
 from backends.base import AgentSpec
 from jobd import daemon
 from jobd.config import load
+from jobd.hosts import this_machine
 
 
 class HollowBackend:
@@ -42,5 +43,5 @@ class HollowBackend:
 
 
 if __name__ == "__main__":
-    daemon.local_backend = lambda _config: HollowBackend()
+    daemon.hosts_of = lambda config: this_machine(config, HollowBackend())
     trio.run(daemon.serve, load(Path(sys.argv[1])))

@@ -13,10 +13,11 @@ from backends.fake import FakeBackend, Place
 from jobd.agent import Agent
 from jobd.codes import Analysis, Code, CodeMode, ModeLimits
 from jobd.config import Config, Host, Requests, Tier
-from jobd.core import PLACE, Core
+from jobd.core import Core
 from jobd.dispatch import Request, dispatch
 from jobd.facts import serve_link
 from jobd.gateway import Gateway
+from jobd.hosts import this_machine
 from jobd.link import LinkClosed
 from jobd.store import Blob, Memory, Write
 from schemas import codec
@@ -166,9 +167,9 @@ class Bench:
 
     async def link(self, user: UserRecord, wire: Wire | None = None, **hello: Any) -> Wire:
         """The user's agent calls home."""
-        key = user.id, PLACE
+        key = user.id, "local"
         if key not in self.core.fleet.agents:
-            record = AgentRecord(self.core.world.new_id("a"), user.id, PLACE)
+            record = AgentRecord(self.core.world.new_id("a"), user.id, "local")
             self.core.fleet.restore({user.id: user}, (record,))
             self.core.store.put(record)
         agent, wire = self.core.fleet.agents[key], wire or Wire()
@@ -185,7 +186,8 @@ async def bench(disk: Any = None, **config: Any) -> AsyncGenerator[Bench, None]:
     async with trio.open_nursery() as nursery:
         backend = FakeBackend(Place(nursery, _live))
         world = InlineWorld()
-        core = Core(configuration(**config), {"sim": CODE}, world, disk, backend, NoDoors())
+        settings = configuration(**config)
+        core = Core(settings, {"sim": CODE}, world, disk, this_machine(settings, backend), NoDoors())
         built = Bench(core, disk, nursery, world.chance)
         core.begin = built.begun.append
         nursery.start_soon(core.store.run)

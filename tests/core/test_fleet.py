@@ -5,7 +5,8 @@ import trio
 from backends.base import AgentSpec
 from backends.fake import FakeBackend, Place
 from jobd import plans
-from jobd.core import PLACE, Core
+from jobd.core import Core
+from jobd.hosts import this_machine
 from jobd.store import Memory
 from jobd.supervisor import running
 from schemas.api import SessionRequest
@@ -14,12 +15,13 @@ from schemas.records import AgentRecord, RemovalRecord, UserRecord
 from .bench import CODE, InlineWorld, MemoryDisk, NoDoors, configuration
 
 USER = UserRecord("uaaaaaaaaa", "user", "default", 0)
-AGENT = AgentRecord("aaaaaaaaaa", USER.id, PLACE, generation=3)
+AGENT = AgentRecord("aaaaaaaaaa", USER.id, "local", generation=3)
 REMOVAL = RemovalRecord("jaaaaaaaaa", USER.id, 7)
 
 
 def core_on(place: Place) -> Core:
-    return Core(configuration(), {"sim": CODE}, InlineWorld(), MemoryDisk(), FakeBackend(place), NoDoors())
+    hosts = this_machine(configuration(), FakeBackend(place))
+    return Core(configuration(), {"sim": CODE}, InlineWorld(), MemoryDisk(), hosts, NoDoors())
 
 
 async def live(_spec: AgentSpec) -> None:
@@ -43,7 +45,7 @@ async def test_an_agent_is_started_for_what_its_user_deleted_before_a_restart(
         async with running(core, Memory((USER,), (AGENT,), (), (), 0, removals=(REMOVAL,))):
             await trio.sleep(10)
             assert place.find(AGENT.id)
-            core.jobs.removed(USER, REMOVAL.job, REMOVAL.serial)
+            core.jobs.removed(USER, "local", REMOVAL.job, REMOVAL.serial)
             await trio.sleep(5000)
             assert not place.processes
         nursery.cancel_scope.cancel()

@@ -146,7 +146,7 @@ async def accepted_later(built: Bench) -> None:
 async def test_the_limit_on_a_run_waits_for_an_agent_that_is_away(autojump_clock: trio.testing.MockClock) -> None:
     async with bench() as built:
         run, wire = await started(built)
-        built.nursery.start_soon(runs.conduct, built.core, run, runs.hold(built.core, run))
+        built.nursery.start_soon(runs.conduct, built.core, run, plans.hold(built.core, run))
         await trio.sleep(run.record.limits.run_s - 5)
         await wire.aclose()
         await trio.sleep(60)  # its limit has passed long ago, but nothing is known

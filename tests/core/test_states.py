@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import typing
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from jobd.states import (
     Forgotten,
     Missed,
     Ordered,
+    Proved,
+    Reported,
     Started,
     advance,
 )
@@ -63,6 +66,8 @@ EVENTS: list[Any] = [
     Ordered("agent"),
     Started(),
     *map(Finished, FACTS),
+    *map(Reported, FACTS),
+    Proved(cause("agent_lost")),
     Canceled(cause("user")),
     Expired(cause("run_timeout")),
     Missed(),
@@ -73,7 +78,7 @@ EVENTS: list[Any] = [
 IMPOSSIBLE = {
     **{
         (Pending, event): "facts about a run without an agent are dropped before the table"
-        for event in (Started, Finished, Missed)
+        for event in (Started, Finished, Reported, Proved, Missed)
     },
     (Pending, Forgotten): "a run without an agent is on none that could be forgotten",
     **{
@@ -85,9 +90,9 @@ IMPOSSIBLE = {
 
 # Rows in which two things cross: each says why it is there.
 RACES = {
-    (Starting, Finished), (Starting, Missed), (Running, Started),
-    *((state, event) for state in (Ending, Ended) for event in (Started, Canceled, Expired)),
-    (Ended, Finished), (Ended, Missed), (Ending, Missed), (Ended, Forgotten), (Ending, Forgotten),
+    (Starting, Finished), (Starting, Reported), (Starting, Proved), (Starting, Missed), (Running, Started),
+    *((state, event) for state in (Ending, Ended) for event in (Started, Reported, Canceled, Expired)),
+    (Ended, Finished), (Ended, Proved), (Ended, Missed), (Ending, Missed), (Ended, Forgotten), (Ending, Forgotten),
 }  # fmt: skip
 
 
@@ -101,7 +106,7 @@ def record(state: Any) -> RunRecord:
 
 KINDS = (
     (Pending, Starting, Running, Ending, Ended),
-    (Admitted, Ordered, Started, Finished, Canceled, Expired, Missed, Forgotten),
+    typing.get_args(states.Event),
 )
 
 
@@ -156,9 +161,19 @@ def test_a_run_that_may_be_executed_has_ended_only_when_that_is_proved(state: An
     after = advance(record(state), event, LATER, 2)
     assert isinstance(after.state, Ending)
     assert not states.is_active(after.state)
-    proved = advance(after, Finished(FACTS[0]), LATER, 3)
-    assert proved.state == Ended(LATER, after.state.verdict, after.state.cause)
-    assert [stage.number for stage in proved.timeline] == [1, 2, 3]
+    for proof in (Finished(FACTS[0]), Proved(cause("agent_lost"))):
+        proved = advance(after, proof, LATER, 3)
+        assert proved.state == Ended(LATER, after.state.verdict, after.state.cause)
+        assert [stage.number for stage in proved.timeline] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("state", [Starting(NOW, "agent"), Running(NOW, "agent")], ids=repr)
+@pytest.mark.parametrize("fact", FACTS, ids=repr)
+def test_where_the_agents_word_is_no_proof_its_run_has_a_verdict_and_not_ended(state: Any, fact: EndedFact) -> None:
+    after = advance(record(state), Reported(fact), LATER, 2)
+    verdict, why = states.verdict_of(fact)
+    assert after.state == Ending(LATER, "agent", verdict, why)
+    assert advance(after, Proved(cause("agent_lost")), LATER, 3).state == Ended(LATER, verdict, why)
 
 
 def test_a_run_in_the_queue_ends_at_once() -> None:

@@ -1,6 +1,7 @@
 import contextlib
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 from realdaemon import Daemon
 from talking import Proxy, Speaker
+
+# Whoever starts the tests in the background of a shell leaves them deaf to Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

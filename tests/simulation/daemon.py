@@ -15,6 +15,7 @@ from jobd.core import SHUTDOWN, Core
 from jobd.dispatch import Plan
 from jobd.errors import JobdError
 from jobd.facts import serve_link
+from jobd.hosts import this_machine
 from jobd.supervisor import running
 
 from .disk import FakeDisk, Platter
@@ -106,8 +107,9 @@ class Daemon:
         gateway = MemoryGateway(self.machine, life)
         backend = FakeBackend(self.machine.place, partial(self._mishap, life))
         disk = FakeDisk(self.platter, self.universe, life)
-        core = Core(self.config, CODES, SimWorld(self.universe, life), disk, backend, gateway)
-        core.broker.host = FairPool(self.universe, core.broker.host)
+        hosts = this_machine(self.config, backend)
+        hosts["local"].pool = FairPool(self.universe, hosts["local"].pool)
+        core = Core(self.config, CODES, SimWorld(self.universe, life), disk, hosts, gateway)
         gateway.serve = partial(serve_link, core)
         return core
 

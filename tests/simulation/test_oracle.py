@@ -30,7 +30,7 @@ from schemas.records import Ending, TokenRecord
 from .simulate import simulate
 from .universe import Violation
 
-SEEDS_MAX = 150
+SEEDS_MAX = 600
 
 
 def caught(first: int = 0) -> str:
@@ -113,7 +113,10 @@ def test_it_sees_a_shutdown_that_stops_what_runs(monkeypatch: pytest.MonkeyPatch
 
 def test_it_sees_a_scope_that_stays_in_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scope, "leave", lambda _scope: None)
-    assert caught()
+    try:
+        assert caught()
+    except ExceptionGroup as group:
+        assert group.subgroup(AssertionError), "jobd itself may notice first: two scopes have one name"
 
 
 def test_it_sees_a_restart_that_forgets_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +151,7 @@ def test_it_sees_a_request_that_is_counted_for_ever(monkeypatch: pytest.MonkeyPa
 
 
 def test_it_sees_an_agent_that_is_tended_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fleet, "_is_needed", lambda *_: True)
+    monkeypatch.setattr(Fleet, "is_needed", lambda *_: True)
     assert "C11: left" in caught()
 
 
@@ -189,7 +192,7 @@ def test_it_sees_a_removal_of_what_is_not_purged(monkeypatch: pytest.MonkeyPatch
 
 
 def test_it_sees_a_removal_that_nobody_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fleet, "_has_work", lambda fleet, agent: bool(fleet._jobs.runs_on(agent.record.id)))
+    monkeypatch.setattr(Fleet, "has_work", lambda fleet, agent: bool(fleet.jobs.runs_on(agent.record.id)))
     monkeypatch.setattr(Jobs, "removed", lambda *_: None)
     assert "removal of" in caught()
 

@@ -1,0 +1,85 @@
+"""From the configuration to the hosts that agents are on: this machine, or Docker engines."""
+
+import os
+import sys
+from pathlib import Path
+
+from backends.containers import Hardening
+from backends.docker import DockerBackend
+from backends.engine import Engine
+from backends.images import Source
+from backends.local import LocalBackend
+from jobd.config import Config, DockerHost
+from jobd.hosts import Host, Hosts, this_machine
+from schemas.ids import new_id
+
+
+class ConfigError(Exception):
+    """The configuration cannot work on this machine; the text says what to change."""
+
+
+def hosts_of(config: Config) -> Hosts:
+    """The Docker hosts, if any are configured, or else this machine; raises ConfigError."""
+    if not config.docker.hosts:
+        return this_machine(config, _local(config))
+    instance = instance_of(config.directory)
+    config.directory.chmod(0o711)  # the agents' uids pass through, and see nothing
+    return Hosts([_docker(config, instance, name, host) for name, host in config.docker.hosts.items()])
+
+
+def instance_of(state: Path) -> str:
+    """The name of this jobd on engines that others use too; made once, and kept with the state."""
+    path = state / "instance"
+    if not path.exists():
+        path.write_text(new_id("i") + "\n")
+    return path.read_text().strip()
+
+
+def _docker(config: Config, instance: str, name: str, host: DockerHost) -> Host:
+    docker = config.docker
+    tls = (host.tls_ca, host.tls_cert, host.tls_key) if host.tls_cert else None
+    for path in tls or ():
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"docker.hosts.{name}: {path} cannot be read")
+    backend = DockerBackend(
+        engine=Engine(host.url, docker.call_s, tls),
+        instance=instance,
+        zipapp=_zipapp(docker.zipapp, "docker.zipapp"),
+        uid_first=docker.uid_first,
+        uid_count=docker.uid_count,
+        hardening=Hardening(docker.tmp_bytes, docker.processes, docker.open_files, _seccomp(docker.seccomp)),
+        stop_s=config.agents.stop_s,
+        ping_s=docker.ping_s,
+        image_source=Source(Path(docker.image_files) if docker.image_files else None, docker.pull == "missing"),
+    )
+    return Host(name, backend, (host.cores, host.memory_bytes), host.group, host.agents_max)
+
+
+def _seccomp(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"docker.seccomp: {path}: {error}") from None
+
+
+def _zipapp(path: str, name: str) -> Path:
+    zipapp = Path(path) if path else Path(__file__).parent.parent / "build" / "jobd-agent.pyz"
+    if not zipapp.exists():
+        raise ConfigError(f"there is no agent at {zipapp}: run `make agent`, or set {name}")
+    return zipapp
+
+
+def _local(config: Config) -> LocalBackend:
+    local = config.local
+    if os.getuid() == 0 and local.uid_first is None and not local.allow_root:
+        raise ConfigError(
+            "jobd runs as root, and so would every user's code: set local.uid_first to the first uid of a range for "
+            "the users' agents, or local.allow_root = true"
+        )
+    zipapp = _zipapp(local.zipapp, "local.zipapp")
+    uid_first = local.uid_first if os.getuid() == 0 else None
+    if uid_first is not None:
+        config.directory.chmod(0o711)  # the agents' uids pass through, and see nothing
+    return LocalBackend(local.python or sys.executable, zipapp, uid_first, local.uid_count, config.agents.stop_s)
