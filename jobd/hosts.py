@@ -5,7 +5,7 @@ tried again with back-off. A host that drains starts nothing new either, and wha
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import trio
 
@@ -13,6 +13,7 @@ from backends.base import Backend, BackendError, Enclosure
 from jobd.broker import Amount, Pool
 from jobd.config import Agents, Config
 from jobd.scopes import Notice
+from schemas.records import HostRecord
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,12 @@ class Hosts:
     def get(self, name: str) -> Host | None:
         """The host of this name, if the configuration still has it."""
         return self._hosts.get(name)
+
+    def restore(self, records: Iterable[HostRecord]) -> None:
+        """Take up what operators have said."""
+        for record in records:
+            if (host := self.get(record.id)) is not None:
+                host.draining = record.draining
 
     def capacity(self, group: str) -> Amount:
         """The slots of the largest host that this group has, by each unit."""

@@ -14,6 +14,7 @@ from schemas import codec
 from schemas.records import (
     AgentRecord,
     Ended,
+    HostRecord,
     JobRecord,
     LibraryRecord,
     RemovalRecord,
@@ -47,6 +48,7 @@ MIGRATIONS = (
     CREATE INDEX library_user ON library (user);
     """,
     """
+    CREATE TABLE hosts (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     UPDATE jobs SET record = json_set(record, '$.places', json('["local"]'));
     """,
 )
@@ -89,6 +91,7 @@ class SqliteDisk:
             self._records(SeriesRecord, open_series),
             self._records(RemovalRecord, "SELECT record FROM removals"),
             self._records(TokenRecord, "SELECT record FROM tokens"),
+            self._records(HostRecord, "SELECT record FROM hosts"),
         )
 
     def write(self, batch: Sequence[Write]) -> None:
@@ -214,6 +217,7 @@ _TABLES: dict[type, str] = {
     RemovalRecord: "removals",
     TokenRecord: "tokens",
     LibraryRecord: "library",
+    HostRecord: "hosts",
     Blob: "blobs",
 }
 
@@ -226,5 +230,6 @@ _COLUMNS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     RemovalRecord: lambda removal: (removal.job, _text(removal)),
     TokenRecord: lambda token: (token.id, _text(token)),
     LibraryRecord: lambda file: (file.id, file.user, _text(file)),
+    HostRecord: lambda host: (host.id, _text(host)),
     Blob: lambda blob: (blob.sha256, blob.content),
 }

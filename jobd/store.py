@@ -23,6 +23,7 @@ from jobd.scopes import Notice
 from jobd.world import World
 from schemas.records import (
     AgentRecord,
+    HostRecord,
     JobRecord,
     LibraryRecord,
     RemovalRecord,
@@ -69,6 +70,7 @@ Write = (
     | RemovalRecord
     | TokenRecord
     | LibraryRecord
+    | HostRecord
     | Purge
     | Delete
 )
@@ -86,6 +88,7 @@ class Memory:
     series: tuple[SeriesRecord, ...] = ()  # of the open runs
     removals: tuple[RemovalRecord, ...] = ()
     tokens: tuple[TokenRecord, ...] = ()
+    hosts: tuple[HostRecord, ...] = ()
 
 
 @frozen

@@ -56,6 +56,7 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
     open_runs = core.jobs.restore(memory)
     core.fleet.restore({user.id: user for user in memory.users}, memory.agents)
     core.tokens.restore(memory.tokens)
+    core.hosts.restore(memory.hosts)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(core.store.run)
 

@@ -93,8 +93,8 @@ class Tending:
     async def _start(self) -> None:
         """A new generation: the intent first, durably, then the deed, then what came of it."""
         agent, store = self._agent, self._fleet.store
-        self._stage("waiting for another agent to make room")
-        while not self._fleet.make_room(self._host, agent):  # noqa: ASYNC110 - whoever leaves takes its time
+        while not self._fleet.make_room(self._host, agent):
+            self._stage("waiting for another agent to make room")
             await trio.sleep(self._config.poll_s)
         await self._fetch_image()
         self._stage("starting the agent")

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from jobd.agent import Agent
 from jobd.broker import Pool
 from jobd.fleet import Fleet
+from jobd.hosts import Host
 from jobd.job import Job, Run
+from jobd.places import parse
 from jobd.states import api_state
 from jobd.world import World, elapsed_s
 from schemas.codec import dumps, to_data
@@ -14,6 +16,7 @@ from schemas.records import Ended, Ending, Instant, RunRecord
 from schemas.views import (
     AgentView,
     CauseView,
+    HostView,
     InputView,
     KnownView,
     PastRunView,
@@ -146,6 +149,20 @@ def view_pool(pool: Pool) -> PoolView:
     """A pool and its units."""
     units = ("cores", "memory_bytes") if len(pool.capacity) == 2 else ("runs",)
     return PoolView(pool.name, units, pool.capacity, pool.used, pool.waiting)
+
+
+def view_host(host: Host, fleet: Fleet, runs: Iterable[Run]) -> HostView:
+    """A host, with what is on it; `runs` are all open runs."""
+    awake = [parse(agent.record.place).host for agent in fleet.agents.values() if agent.record.awake]
+    return HostView(
+        name=host.name,
+        group=host.group,
+        state="down" if host.failure else "draining" if host.draining else "up",
+        failure=host.failure,
+        agents=awake.count(host.name),
+        runs=sum(run.agent is not None and parse(run.record.place).host == host.name for run in runs),
+        pool=view_pool(host.pool),
+    )
 
 
 def view_agent(agent: Agent, runs: Iterable[Run], world: World) -> AgentView:

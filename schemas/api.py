@@ -119,6 +119,13 @@ class UserRequest:
 
 
 @frozen
+class DrainRequest:
+    """POST admin/hosts/{host}/drain: whether nothing new is to start there from now on."""
+
+    draining: bool = True
+
+
+@frozen
 class ForgetRequest:
     """POST admin/agents/{agent}/forget: the reason is kept with every run that it ends."""
 

@@ -249,6 +249,14 @@ class LibraryRecord:
 
 
 @frozen
+class HostRecord:
+    """What an operator has said about a host: nothing new is to start there."""
+
+    id: str  # its name in the configuration
+    draining: bool
+
+
+@frozen
 class SeriesRecord:
     """The kept scalars of a run: `names`, and rows of seconds since its start and one value for each name."""
 

@@ -175,6 +175,26 @@ class AgentView(Growing):
 
 
 @frozen
+class HostView(Growing):
+    """A host: `failure` is why it is set aside; `agents` are those that are awake there, `runs` the open ones."""
+
+    name: str
+    group: str
+    state: Literal["up", "draining", "down"]
+    failure: str
+    agents: int
+    runs: int
+    pool: PoolView
+
+
+@frozen
+class HostsView(Growing):
+    """Every host."""
+
+    hosts: tuple[HostView, ...]
+
+
+@frozen
 class ExplainView(Growing):
     """Why a run waits, or why it ended: one sentence, and what it is made of."""
 

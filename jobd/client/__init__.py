@@ -120,6 +120,8 @@ class Client:
     agents = blocking(Api.agents)
     stop_agent = blocking(Api.stop_agent)
     forget_agent = blocking(Api.forget_agent)
+    hosts = blocking(Api.hosts)
+    drain = blocking(Api.drain)
     pools = blocking(Api.pools)
     tree = blocking(Api.tree)
     mint_operator = blocking(Api.mint_operator)

@@ -2,7 +2,7 @@
 
 from jobd.client.exchange import Exchange
 from jobd.client.paths import named
-from schemas.views import AgentsView, AgentView, PoolsView, TokenView, TreeView
+from schemas.views import AgentsView, AgentView, HostsView, HostView, PoolsView, TokenView, TreeView
 
 
 class OperatorCalls(Exchange):
@@ -20,6 +20,15 @@ class OperatorCalls(Exchange):
         """Take an agent for gone, on the operator's word; raises UncertainError."""
         path = f"/v1/admin/agents/{named('agent', agent)}/forget"
         return await self._get(AgentView, "POST", path, repeat=False, json={"reason": reason})
+
+    async def hosts(self) -> HostsView:
+        """Every host."""
+        return await self._get(HostsView, "GET", "/v1/admin/hosts")
+
+    async def drain(self, host: str, draining: bool = True) -> HostView:
+        """Start nothing new on a host, or again."""
+        path = f"/v1/admin/hosts/{named('host', host)}/drain"
+        return await self._get(HostView, "POST", path, json={"draining": draining})
 
     async def pools(self) -> PoolsView:
         """The pools of slots."""

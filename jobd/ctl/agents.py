@@ -1,13 +1,15 @@
-"""The commands about what the daemon holds: agents, pools, and its scope tree."""
+"""The commands about what the daemon holds: agents, hosts, pools, and its scope tree."""
 
 import click
 
 from jobd.client import Client
 from jobd.ctl.command import YES, Checked, command, confirm, group
-from schemas.ids import check_id
-from schemas.views import AgentsView, AgentView, PoolsView, TreeView
+from schemas.ids import check_id, check_name
+from schemas.views import AgentsView, AgentView, HostsView, HostView, PoolsView, TreeView
 
 agent = group("agent", "One agent, by its id, which `jobctl agents` shows.")
+
+host = group("host", "One host, by its name in the configuration.")
 
 AGENT = click.argument("agent", type=Checked("agent", check_id))
 
@@ -49,6 +51,31 @@ def forget(client: Client, agent: str, reason: str, yes: bool) -> AgentView:
     """
     confirm(f"Does nothing of agent {agent} run any more?", yes)
     return client.forget_agent(agent, reason)
+
+
+@command()
+def hosts(client: Client) -> HostsView:
+    """List the hosts: whether each can be reached, its slots, and what is on it.
+
+    \b
+    jobctl hosts
+    """
+    return client.hosts()
+
+
+@command(
+    click.argument("name", type=Checked("host", check_name)),
+    click.option("--undo", is_flag=True, help="Open it for new work again."),
+    of=host,
+)
+def drain(client: Client, name: str, undo: bool) -> HostView:
+    """Start nothing new on a host; what runs there ends by itself, and warm agents retire when they are idle.
+
+    \b
+    jobctl host drain node7
+    jobctl host drain node7 --undo
+    """
+    return client.drain(name, not undo)
 
 
 @command()

@@ -11,6 +11,8 @@ from schemas.views import (
     ExplainView,
     FileView,
     HistoryView,
+    HostsView,
+    HostView,
     JobsView,
     LibraryView,
     ListingView,
@@ -223,6 +225,25 @@ def _agents(agents: tuple[AgentView, ...]) -> None:
         for agent in agents
     )
     show.table(headers, rows)
+
+
+@view.register
+def _(page: HostsView) -> None:
+    headers = ("HOST", "GROUP", "STATE", "CORES", "MEMORY_BYTES", "WAITING", "AGENTS", "RUNS", "FAILURE")
+    rows = (
+        (
+            *(host.name, host.group, host.state),
+            *(f"{used}/{there}" for used, there in zip(host.pool.used, host.pool.capacity, strict=False)),
+            *(host.pool.waiting, host.agents, host.runs, host.failure),
+        )
+        for host in page.hosts
+    )
+    show.table(headers, rows)
+
+
+@view.register
+def _(host: HostView) -> None:
+    view(HostsView((host,)))
 
 
 @view.register

@@ -6,6 +6,7 @@ the line `# commit` may happen many times; everything below happens once.
 """
 
 from jobd.plans.agents import forget_agent, stop_agent
+from jobd.plans.hosts import drain
 from jobd.plans.jobs import cancel, delete, explain, history, is_over, listing, series, status
 from jobd.plans.questions import analyse, compute, list_files, progress, read
 from jobd.plans.runs import accept, admit, hold, post, start
@@ -31,6 +32,7 @@ __all__ = [
     "cancel",
     "compute",
     "delete",
+    "drain",
     "explain",
     "find",
     "forget_agent",

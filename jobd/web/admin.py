@@ -2,16 +2,28 @@
 
 from jobd import plans
 from jobd.core import Core
-from jobd.views import view_agent, view_pool
+from jobd.views import view_agent, view_host, view_pool
 from jobd.web.calls import Call, Reply
 from schemas.api import TokenRequest
-from schemas.views import AgentsView, NodeView, PoolsView, TreeView
+from schemas.views import AgentsView, HostsView, NodeView, PoolsView, TreeView
 
 
 async def agents(core: Core, call: Call) -> Reply:
     """GET agents."""
     every = [view_agent(agent, core.jobs.runs_on(agent.record.id), core.world) for agent in core.fleet.agents.values()]
     return Reply(AgentsView(tuple(every)))
+
+
+async def hosts(core: Core, call: Call) -> Reply:
+    """GET hosts."""
+    runs = core.jobs.open_runs()
+    return Reply(HostsView(tuple(view_host(host, core.fleet, runs) for host in core.hosts)))
+
+
+async def drain(core: Core, call: Call) -> Reply:
+    """POST drain."""
+    plan = plans.drain(core, call.parts["host"], call.body, call.actor)
+    return Reply(await core.ask(plan, "", "", "drain a host", core.config.requests.deadline_s))
 
 
 async def pools(core: Core, call: Call) -> Reply:

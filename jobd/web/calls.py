@@ -135,7 +135,7 @@ def enter(door: Door, route: Route, parts: Mapping[str, str], headers: Headers) 
     return principal
 
 
-NAMES = ("user", "job", "name", "code", "method", "view", "cluster")
+NAMES = ("user", "job", "name", "code", "method", "view", "cluster", "host")
 
 
 def decoded(body: bytes, kind: Any, bytes_max: int) -> Any:

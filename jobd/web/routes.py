@@ -255,6 +255,16 @@ _ADMIN = (
         request=api.ForgetRequest,
         reply=views.AgentView,
     ),
+    Route("GET", "/v1/admin/hosts", "operator", "Every host", serve=admin.hosts, reply=views.HostsView),
+    Route(
+        "POST",
+        "/v1/admin/hosts/{host}/drain",
+        "operator",
+        "Start nothing new on a host, or again",
+        serve=admin.drain,
+        request=api.DrainRequest,
+        reply=views.HostView,
+    ),
     Route("GET", "/v1/admin/pools", "operator", "The pools of slots", serve=admin.pools, reply=views.PoolsView),
     Route("GET", "/v1/admin/tree", "operator", "The live cancel-scope tree", serve=admin.tree, reply=views.TreeView),
     Route(

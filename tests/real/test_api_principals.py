@@ -28,7 +28,8 @@ GATEWAYS = {
 }  # fmt: skip
 OPERATORS = {
     "GET /v1/admin/jobs", "GET /v1/admin/agents", "POST /v1/admin/agents/{agent}/stop",
-    "POST /v1/admin/agents/{agent}/forget", "GET /v1/admin/pools", "GET /v1/admin/tree", "POST /v1/admin/tokens",
+    "POST /v1/admin/agents/{agent}/forget", "GET /v1/admin/hosts", "POST /v1/admin/hosts/{host}/drain",
+    "GET /v1/admin/pools", "GET /v1/admin/tree", "POST /v1/admin/tokens",
     "GET /v1/admin/tokens", "DELETE /v1/admin/tokens/{token}",
 }  # fmt: skip
 EVERYTHING = (
@@ -55,7 +56,7 @@ MAY: dict[str, tuple[set[str], int]] = {
 }
 NAMES = {
     "user": "alice", "job": "j", "method": "nothing", "view": "lines", "index": "0", "path": "script.sh",
-    "name": "f", "code": "nothing", "agent": "aaaaaaaaaa", "token": "kaaaaaaaaa",
+    "name": "f", "code": "nothing", "host": "nothing", "agent": "aaaaaaaaaa", "token": "kaaaaaaaaa",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from schemas import codec
 from schemas.records import (
     AgentRecord,
     Ended,
+    HostRecord,
     JobRecord,
     LibraryRecord,
     RemovalRecord,
@@ -117,6 +118,7 @@ class FakeDisk:
             series=tuple(each for each in select(SeriesRecord) if _key(each) in opened),
             removals=tuple(select(RemovalRecord)),
             tokens=tuple(select(TokenRecord)),
+            hosts=tuple(select(HostRecord)),
         )
 
     def write(self, batch: Sequence[Write]) -> None:
@@ -184,7 +186,7 @@ class FakeDisk:
 
 
 KINDS = (
-    UserRecord, AgentRecord, JobRecord, RunRecord, SeriesRecord, RemovalRecord, TokenRecord, LibraryRecord,
+    UserRecord, AgentRecord, JobRecord, RunRecord, SeriesRecord, RemovalRecord, TokenRecord, LibraryRecord, HostRecord,
 )  # fmt: skip
 
 
