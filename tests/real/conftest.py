@@ -1,27 +1,15 @@
 import contextlib
 import re
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from realdaemon import Daemon
+from realdaemon import Daemon, short_directory
 from talking import Proxy, Speaker
 
 # Whoever starts the tests in the background of a shell leaves them deaf to Ctrl-C, and with them all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def short_directory() -> Iterator[Path]:
-    """A directory that other uids may pass through, with a path that leaves room for unix sockets."""
-    path = Path(tempfile.mkdtemp(prefix="jobd-", dir="/tmp"))
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
 
 
 def daemons() -> Iterator[Callable[..., Daemon]]:

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "deadline_s": 10.0, "analysis_s": 20.0, "event_interval_s": 0.02, "event_beat_s": 1.0, "settle_s": 5.0,
     },
 }  # fmt: skip
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory that other uids may pass through, with a path that leaves room for unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="jobd-", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
 
 
 def wait_until(condition: Callable[[], Any], what: str = "", deadline_s: float = DEADLINE_S) -> Any:
