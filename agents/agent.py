@@ -16,6 +16,7 @@ import signal
 import socket
 
 import trio
+from attrs import evolve
 
 from agents import disk, procs, records
 from agents.analysis import Workers
@@ -60,6 +61,7 @@ class Agent:
         self._outbox = Outbox(os.path.join(self._tree.own, "outbox"), setup.outbox_facts_max)
         self._bulk = Bulk(directory)
         self._link = Link(setup, directory, self._outbox, self)
+        self._environment = dict(os.environ) if setup.inherits else {}
         self._runs: dict[Epoch, Run] = {}  # those that have not ended
         self._ran_at = trio.current_time()  # when the last of them ended
 
@@ -67,7 +69,7 @@ class Agent:
         """Until jobd, a signal or loneliness ends it; returns the exit code."""
         self._exit_code = EXIT_OK
         async with trio.open_nursery() as self._nursery:
-            self._workers = Workers(self._forks, self._setup.root, self._tree.own, self._nursery)
+            self._workers = Workers(self._forks, self._setup.root, self._tree.own, self._environment, self._nursery)
             self._ops = Ops(self._tree, self._workers, self._bulk, self._link, self._runs.__contains__)
             for held in self._outbox.held:
                 if held.state != "ended":
@@ -127,7 +129,8 @@ class Agent:
         elif not self._outbox.has_room(1 + sum(self._outbox.state(epoch) is None for epoch in self._runs)):
             log.error("run %s.%d is not taken: the outbox is full", order.epoch.job, order.epoch.serial)
         else:
-            self._begin(order.epoch, order)
+            environment = {**self._environment, **order.environment}
+            self._begin(order.epoch, evolve(order, environment=environment))
 
     def _stop(self, epoch: Epoch, grace_s: float) -> None:
         if (run := self._runs.get(epoch)) is not None and run.ask_to_stop(grace_s):

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 from collections import deque
+from collections.abc import Mapping
 
 import trio
 from attrs import field, frozen
@@ -60,9 +61,12 @@ class WorkerFailed(Exception):
 class Workers:
     """The analysis workers of this agent, by code."""
 
-    def __init__(self, forks: Forks, root: str, spool_directory: str, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, forks: Forks, root: str, spool_directory: str, environment: Mapping[str, str], nursery: trio.Nursery
+    ) -> None:
         self._forks = forks
         self._root = root
+        self._environment = environment
         self._spool_directory = spool_directory
         self._nursery = nursery
         self._workers: dict[str, _Queue] = {}
@@ -76,7 +80,9 @@ class Workers:
         if queue is None:
             if len(self._workers) >= WORKERS_MAX:
                 raise OpFailed("busy", "the agent has too many analysis workers")
-            queue = self._workers[worker.code] = _Queue(self._forks, self._root, self._spool_directory)
+            queue = self._workers[worker.code] = _Queue(
+                self._forks, self._root, self._spool_directory, self._environment
+            )
             self._nursery.start_soon(queue.serve)
         return await queue.ask(_Question(worker, method, run_dir, arguments))
 
@@ -107,9 +113,10 @@ class _Question:
 class _Queue:
     """The questions for one code, and the process that answers them."""
 
-    def __init__(self, forks: Forks, root: str, spool_directory: str) -> None:
+    def __init__(self, forks: Forks, root: str, spool_directory: str, environment: Mapping[str, str]) -> None:
         self._forks = forks
         self._root = root
+        self._environment = environment
         self._spool_directory = spool_directory
         self._questions: deque[_Question] = deque()
         self._arrived = trio.Event()
@@ -177,7 +184,7 @@ class _Queue:
         if self._process is not None and (self._process.is_dead or self._process.worker != worker):
             await self._let_go()
         if self._process is None:
-            self._process = await _Process.begin(worker, self._root, self._forks)
+            self._process = await _Process.begin(worker, self._root, self._environment, self._forks)
             nursery.start_soon(self._process.keep_stderr_tail)
         return self._process
 
@@ -212,8 +219,9 @@ class _Process:
         self._buffer = bytearray()
 
     @classmethod
-    async def begin(cls, worker: Worker, directory: str, forks: Forks) -> "_Process":
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": directory, **worker.environment}
+    async def begin(cls, worker: Worker, directory: str, inherited: Mapping[str, str], forks: Forks) -> "_Process":
+        path = os.environ.get("PATH", os.defpath)
+        environment = {"PATH": path, **inherited, "HOME": directory, **worker.environment}
         (stdin, to), (out, stdout), (err, stderr) = (os.pipe2(os.O_CLOEXEC) for _ in range(3))
         try:
             pidfd = await forks.fork_worker(

@@ -65,6 +65,7 @@ class DockerBackend:
             root=USER_DIR,
             silence_s=spec.silence_s,
             lonely_s=spec.lonely_s,
+            inherits=True,
         )
         await trio.to_thread.run_sync(homes.prepare, spec, self._uid(spec), setup)
 

@@ -52,6 +52,7 @@ class AgentSetup:
     lonely_s: float = 600.0  # an agent without jobd and without runs for so long exits
     outbox_facts_max: int = 10_000
     log_tail_bytes: int = 2000
+    inherits: bool = False  # codes and workers get the agent's own environment too: its image's, in a container
 
 
 # --- what orders carry ----------------------------------------------------------------------------------------------
