@@ -8,7 +8,8 @@ import click
 import trio
 
 from jobd import config as configuration
-from jobd.daemon import ConfigError, serve
+from jobd.config import ConfigError
+from jobd.daemon import serve
 from jobd.supervisor import StateInUse
 from schemas.codec import CodecError
 

@@ -17,7 +17,7 @@ from backends.base import Backend
 from backends.local import LocalBackend
 from jobd.bulk import serve_bulk
 from jobd.codes import load_codes
-from jobd.config import Config, Http
+from jobd.config import Config, ConfigError, Http
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
@@ -25,6 +25,7 @@ from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.store import Memory
 from jobd.supervisor import locked, running
+from jobd.tls import TlsGateway, tls_listeners
 from jobd.web.app import control_app
 from jobd.web.connection import Limits
 from jobd.web.doors import Door
@@ -39,10 +40,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 SOCKET_PATH_BYTES_MAX = 100
-
-
-class ConfigError(Exception):
-    """The configuration cannot work on this machine; the text says what to change."""
 
 
 def local_backend(config: Config) -> Backend:
@@ -112,10 +109,13 @@ async def serve(config: Config) -> None:
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix)
         core = Core(config, codes, RealWorld(), disk, local_backend(config), gateway)
         core.files.prepare()
-        gateway.serve = partial(serve_link, core)
-        gateway.serve_bulk = partial(serve_bulk, core)
+        tls = TlsGateway(config.tls, config.agents, core.fleet.agents.values) if config.tls else None
+        for each in (gateway, tls) if tls else (gateway,):
+            each.serve = partial(serve_link, core)
+            each.serve_bulk = partial(serve_bulk, core)
         digest = hashlib.sha256(service_token(config).encode()).hexdigest()
         public = await _public_listeners(config.http)
+        remote = await tls_listeners(config.tls) if config.tls else []
         admin = [await _admin_listener(config.admin_socket)]
         try:
             async with running(core, memory), trio.open_nursery() as nursery:
@@ -123,8 +123,12 @@ async def serve(config: Config) -> None:
                 nursery.start_soon(_serve_door, core, Door("public", digest, core.tokens), public)
                 nursery.start_soon(_serve_door, core, Door("admin", None), admin)
                 nursery.start_soon(watch_lag)
+                if tls:
+                    nursery.start_soon(tls.accept, remote)
                 with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                    _announce(config, public)
+                    if remote:
+                        _announce(config, "tls", remote, "tls-address")
+                    _announce(config, "http", public, "address")
                     async for number in signals:
                         log.info("%s: detaching", signal.Signals(number).name)
                         break
@@ -133,7 +137,8 @@ async def serve(config: Config) -> None:
         finally:
             disk.close()
             config.admin_socket.unlink(missing_ok=True)
-            (config.directory / "address").unlink(missing_ok=True)
+            for name in ("address", "tls-address"):
+                (config.directory / name).unlink(missing_ok=True)
 
 
 def _calm_collector() -> None:
@@ -175,9 +180,9 @@ async def _admin_listener(path: Path) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
-def _announce(config: Config, public: list[trio.SocketListener]) -> None:
+def _announce(config: Config, scheme: str, listeners: list[trio.SocketListener], file: str) -> None:
     """Say where we listen, for people and (with port 0) for programs."""
-    host, port = public[0].socket.getsockname()[:2]
-    address = f"http://{host}:{port}"
-    write_whole(config.directory / "address", address + "\n", 0o644)
+    host, port = listeners[0].socket.getsockname()[:2]
+    address = f"{scheme}://{host}:{port}"
+    write_whole(config.directory / file, address + "\n", 0o644)
     log.info("jobd serves %s, state %s", address, config.directory)

@@ -18,10 +18,10 @@ from attrs import frozen
 
 from jobd.client import Client, JobdClientError
 from jobd.codes import load_code, load_codes
-from jobd.config import Config, load
+from jobd.config import Config, ConfigError, load
 from jobd.ctl.checking import prefix
 from jobd.ctl.rehearsal import Unwell, rehearse
-from jobd.daemon import ConfigError, check_paths, local_backend, service_token
+from jobd.daemon import check_paths, local_backend, service_token
 from schemas.codec import CodecError
 
 FREE_BYTES_MIN = 1 << 30
