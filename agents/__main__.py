@@ -1,4 +1,4 @@
-"""`python jobd-agent.pyz DIR`: one agent for one user, called into life by a backend.
+"""`python jobd-agent.pyz DIR`: one agent for one user, called into life by a backend. (`--relay FILE`: relay.py.)
 
 The order matters: the lock, then the fork server, then trio. The fork server holds the lock too, so that a successor
 begins only when nobody is left who could fork a run of the predecessor.
@@ -23,8 +23,12 @@ log = logging.getLogger("agents")
 
 def main() -> int:
     """Run the agent of the directory that the command line names."""
+    if len(sys.argv) == 3 and sys.argv[1] == "--relay":
+        from agents import relay  # noqa: PLC0415 - it brings trio
+
+        return relay.run(sys.argv[2])
     if len(sys.argv) != 2:
-        print("usage: jobd-agent.pyz DIR", file=sys.stderr)
+        print("usage: jobd-agent.pyz DIR, or jobd-agent.pyz --relay FILE", file=sys.stderr)
         return 64
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.umask(0o077)

@@ -59,7 +59,7 @@ class Agent:
         self._tree = Tree(setup.root, setup.agent)
         self._forks = Forks(fork_server)
         self._outbox = Outbox(os.path.join(self._tree.own, "outbox"), setup.outbox_facts_max)
-        self._bulk = Bulk(directory)
+        self._bulk = Bulk(directory, setup.doors or directory)
         self._link = Link(setup, directory, self._outbox, self)
         self._environment = dict(os.environ) if setup.inherits else {}
         self._runs: dict[Epoch, Run] = {}  # those that have not ended

@@ -29,8 +29,8 @@ class TransferFailed(Exception):
 class Bulk:
     """The agent's way to jobd's bulk socket."""
 
-    def __init__(self, directory: str) -> None:
-        self._socket_path = os.path.join(directory, "bulk.sock")
+    def __init__(self, directory: str, doors: str) -> None:
+        self._socket_path = os.path.join(doors, "bulk.sock")
         self._token_path = os.path.join(directory, "token")
 
     async def push(self, transfer: str, content: Content) -> None:

@@ -91,7 +91,9 @@ class Link:
         while True:
             try:
                 with trio.fail_after(HANDSHAKE_S_MAX):
-                    stream = await trio.open_unix_socket(os.path.join(self._directory, "control.sock"))
+                    stream = await trio.open_unix_socket(
+                        os.path.join(self._setup.doors or self._directory, "control.sock")
+                    )
             except (OSError, trio.TooSlowError) as error:
                 log.debug("no jobd: %s", error)
             else:

@@ -4,6 +4,7 @@
 """
 
 import sys
+import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,8 @@ def configuration_page() -> str:
     """Every setting of jobd.toml, with its default and meaning."""
     tables = [f"{config.Config.__doc__}\n\n{settings(config.Config)}"]
     for each in attrs.fields(config.Config):
-        kind = config.Tier if each.name == "tiers" else each.type
-        if attrs.has(kind):
+        kind = config.Tier if each.name == "tiers" else table(each.type)
+        if kind:
             title = "tiers.<name>" if each.name == "tiers" else each.name
             tables.append(f"## [{title}]\n\n{kind.__doc__}\n\n{settings(kind)}")
     return f"""# Configuration
@@ -133,12 +134,18 @@ at its start.
 {chr(10).join(tables)}"""
 
 
+def table(kind: Any) -> type | None:
+    """The class of a setting that is a table, which may be optional."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return next((each for each in kinds if attrs.has(each)), None)
+
+
 def settings(kind: type) -> str:
     """The table of one class's settings."""
     hints = typing.get_type_hints(kind)
     rows = []
     for each in attrs.fields(kind):
-        if not attrs.has(each.type):
+        if not table(each.type):
             default = "" if each.default is attrs.NOTHING else shown(each.default)
             rows.append(f"| `{each.name}` | {worded(hints[each.name])} | {default} | {each.metadata['about']} |")
     return "| setting | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"

@@ -9,8 +9,8 @@ import click
 import trio
 
 from jobd import config as configuration
+from jobd.config import ConfigError
 from jobd.daemon import STOPS, serve
-from jobd.hosting import ConfigError
 from jobd.supervisor import StateInUse
 from schemas.codec import CodecError
 

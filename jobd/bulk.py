@@ -1,4 +1,4 @@
-"""The bulk door of an agent: it fetches inputs here, and brings the bytes of its answers.
+"""Bulk streams of agents: they fetch inputs, and bring the bytes of their answers.
 
 The first line is a BulkHeader with the agent's token; jobd answers one line, BulkReply; then bytes flow one way.
 """
@@ -10,6 +10,7 @@ import trio
 
 from jobd.agent import Agent
 from jobd.core import Core
+from jobd.gateway import Identify
 from jobd.orders import transfer_id
 from schemas import codec
 from schemas.link import HEADER_BYTES_MAX, BulkHeader, BulkReply
@@ -18,13 +19,14 @@ from schemas.records import StoredInput
 PIECE_BYTES = 256 * 1024
 
 
-async def serve_bulk(core: Core, agent: Agent, stream: trio.SocketStream) -> None:
+async def serve_bulk(core: Core, identify: Identify, stream: trio.abc.Stream) -> None:
     """One bulk connection; the gateway closes the stream afterwards."""
     try:
         with trio.fail_after(core.config.agents.unauthenticated_s):
             header = codec.decode(await _line(stream), BulkHeader, HEADER_BYTES_MAX)
-        if not agent.accepts(header.token):
-            await _reply(stream, BulkReply(error="unauthorized"))
+        agent = identify(header.token)
+        if agent is None:
+            await _reply(core, stream, BulkReply(error="unauthorized"))
         elif op := agent.ops.get(header.transfer):
             op.connected(stream)
             await op.over.wait()
@@ -34,7 +36,7 @@ async def serve_bulk(core: Core, agent: Agent, stream: trio.SocketStream) -> Non
         return  # the agent asks again if it still wants it
 
 
-async def _line(stream: trio.SocketStream) -> bytes:
+async def _line(stream: trio.abc.Stream) -> bytes:
     """The first line, byte by byte at its end: what follows it belongs to the bytes."""
     line = bytearray()
     while not line.endswith(b"\n"):
@@ -45,18 +47,18 @@ async def _line(stream: trio.SocketStream) -> bytes:
     return bytes(line)
 
 
-async def _give(core: Core, agent: Agent, header: BulkHeader, stream: trio.SocketStream) -> None:
+async def _give(core: Core, agent: Agent, header: BulkHeader, stream: trio.abc.Stream) -> None:
     """Send an input of one of the agent's own open runs, from the offset that it already has."""
     for run in core.jobs.runs_on(agent.record.id):
         for each in run.record.inputs:
             if transfer_id(run.record, each) == header.transfer:
-                await _reply(stream, BulkReply(max(0, each.bytes - header.offset)))
+                await _reply(core, stream, BulkReply(max(0, each.bytes - header.offset)))
                 async with aclosing(_content(core, each, header.offset)) as pieces:
                     async for piece in pieces:
                         with trio.fail_after(core.config.agents.stall_s):
                             await stream.send_all(piece)
                 return
-    await _reply(stream, BulkReply(error="no such transfer"))
+    await _reply(core, stream, BulkReply(error="no such transfer"))
 
 
 async def _content(core: Core, file: StoredInput, offset: int) -> AsyncGenerator[bytes, None]:
@@ -70,5 +72,6 @@ async def _content(core: Core, file: StoredInput, offset: int) -> AsyncGenerator
             yield content[start : start + PIECE_BYTES]
 
 
-async def _reply(stream: trio.SocketStream, reply: BulkReply) -> None:
-    await stream.send_all((codec.dumps(codec.to_data(reply)) + "\n").encode())
+async def _reply(core: Core, stream: trio.abc.Stream, reply: BulkReply) -> None:
+    with trio.fail_after(core.config.agents.stall_s):
+        await stream.send_all((codec.dumps(codec.to_data(reply)) + "\n").encode())

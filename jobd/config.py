@@ -17,6 +17,10 @@ CONFIG_BYTES_MAX = 1024 * 1024
 DAY_S = 86400.0
 
 
+class ConfigError(Exception):
+    """The configuration cannot work on this machine; the text says what to change."""
+
+
 def _about(default: Any, about: str) -> Any:
     return field(default=default, metadata={"about": about})
 
@@ -139,7 +143,9 @@ class Agents:
     ops_max: int = _number(64, "questions to one agent that wait for their answer")
     orders_max: int = _number(10_000, "orders that wait for one agent; one that does not read so many is cut off")
     unauthenticated_s: float = _seconds(5.0, "a connection has so long to prove itself")
-    connections_max: int = _number(80, "connections to each of an agent's sockets")
+    connections_max: int = _number(
+        80, "connections to each of an agent's sockets, or over TLS, and as many to a socket that prove nothing yet"
+    )
     send_s: float = _seconds(5.0, "an agent that does not take one message for so long has stopped reading")
     close_s: float = _seconds(2.0, "the closing of a link")
     stall_s: float = _seconds(30.0, "a bulk stream that moves nothing for so long is cut")
@@ -161,6 +167,19 @@ class Http:
     read_s: float = _seconds(10.0, "a whole request head, from its first byte")
     stall_s: float = _seconds(30.0, "a peer that takes or sends none of a body's bytes for so long is cut off")
     stop_grace_s: float = _seconds(3.0, "requests in flight at shutdown")
+
+
+@frozen
+class Tls:
+    """The agents' door for other hosts (docs/protocol.md); without this table there is none."""
+
+    certificate_file: str = field(metadata={"about": "PEM: jobd's certificate, and the chain up to what is pinned"})
+    key_file: str = field(metadata={"about": "PEM: its key, without a password; readable by jobd only"})
+    host: str = _about("0.0.0.0", "the address to listen on; agents' hosts must reach it")  # noqa: S104 - its purpose
+    port: int = _number(8443, "the port; 0: any free one, written to <state>/tls-address", 0, 65535)
+    strangers_max: int = _number(
+        100, "connections at once that have not shown a token; then the one that came first is cut off", 1, 10_000
+    )
 
 
 @frozen
@@ -208,6 +227,7 @@ class Config:
     docker: Docker = Docker()
     agents: Agents = Agents()
     http: Http = Http()
+    tls: Tls | None = None
     requests: Requests = Requests()
     store: Storage = Storage()
 
@@ -233,6 +253,10 @@ def load(path: Path) -> Config:
     for key in ("state", "codes"):
         if isinstance(data.get(key), str):
             data[key] = str(here / data[key])
+    if isinstance(tls := data.get("tls"), dict):
+        for key in ("certificate_file", "key_file"):
+            if isinstance(tls.get(key), str):
+                tls[key] = str(here / tls[key])
     try:
         config: Config = codec.from_data(data, Config)
     except codec.CodecError as error:

@@ -16,15 +16,16 @@ import trio
 
 from jobd.bulk import serve_bulk
 from jobd.codes import load_codes
-from jobd.config import Config, Http
+from jobd.config import Config, ConfigError, Http
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
-from jobd.hosting import ConfigError, hosts_of
+from jobd.hosting import hosts_of
 from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.store import Memory
 from jobd.supervisor import locked, running
+from jobd.tls import TlsGateway, tls_listeners
 from jobd.web.app import control_app
 from jobd.web.connection import Limits
 from jobd.web.doors import Door
@@ -98,10 +99,13 @@ async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix, in_docker=in_docker)
         core = Core(config, codes, RealWorld(), disk, hosts_of(config), gateway)
         core.files.prepare()
-        gateway.serve = partial(serve_link, core)
-        gateway.serve_bulk = partial(serve_bulk, core)
+        tls = TlsGateway(config.tls, config.agents, core.fleet.agents.values) if config.tls else None
+        for each in (gateway, tls) if tls else (gateway,):
+            each.serve = partial(serve_link, core)
+            each.serve_bulk = partial(serve_bulk, core)
         digest = hashlib.sha256(service_token(config).encode()).hexdigest()
         public = await _public_listeners(config.http)
+        remote = await tls_listeners(config.tls) if config.tls else []
         admin = [await _admin_listener(config.admin_socket)]
         try:
             async with running(core, memory), trio.open_nursery() as nursery:
@@ -109,7 +113,10 @@ async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
                 nursery.start_soon(_serve_door, core, Door("public", digest, core.tokens), public)
                 nursery.start_soon(_serve_door, core, Door("admin", None), admin)
                 nursery.start_soon(watch_lag)
-                _announce(config, public)
+                if tls:
+                    nursery.start_soon(tls.accept, remote)
+                    _announce(config, "tls", remote, "tls-address")
+                _announce(config, "http", public, "address")
                 number = await anext(signals)
                 log.info("%s: detaching", signal.Signals(number).name)
                 core.root.cancel(SHUTDOWN)
@@ -117,7 +124,8 @@ async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
         finally:
             disk.close()
             config.admin_socket.unlink(missing_ok=True)
-            (config.directory / "address").unlink(missing_ok=True)
+            for name in ("address", "tls-address"):
+                (config.directory / name).unlink(missing_ok=True)
 
 
 def _calm_collector() -> None:
@@ -159,9 +167,9 @@ async def _admin_listener(path: Path) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
-def _announce(config: Config, public: list[trio.SocketListener]) -> None:
+def _announce(config: Config, scheme: str, listeners: list[trio.SocketListener], file: str) -> None:
     """Say where we listen, for people and (with port 0) for programs."""
-    host, port = public[0].socket.getsockname()[:2]
-    address = f"http://{host}:{port}"
-    write_whole(config.directory / "address", address + "\n", 0o644)
+    host, port = listeners[0].socket.getsockname()[:2]
+    address = f"{scheme}://{host}:{port}"
+    write_whole(config.directory / file, address + "\n", 0o644)
     log.info("jobd serves %s, state %s", address, config.directory)

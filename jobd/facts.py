@@ -76,6 +76,8 @@ def _refusal(agent: Agent, hello: Fact) -> str:
         return "this socket is another agent's"
     if hello.generation != agent.record.generation:
         return f"generation {hello.generation} has been replaced by {agent.record.generation}"
+    if not agent.record.awake:
+        return "it has been retired"  # since it showed its token, at a door that it shares with others
     if hello.protocol < PROTOCOL_MIN or hello.protocol_min > PROTOCOL:
         return f"jobd speaks protocols {PROTOCOL_MIN} to {PROTOCOL}"
     return ""

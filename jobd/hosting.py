@@ -9,13 +9,9 @@ from backends.docker import DockerBackend
 from backends.engine import Engine
 from backends.images import Source
 from backends.local import LocalBackend
-from jobd.config import Config, DockerHost
+from jobd.config import Config, ConfigError, DockerHost
 from jobd.hosts import Host, Hosts, this_machine
 from schemas.ids import new_id
-
-
-class ConfigError(Exception):
-    """The configuration cannot work on this machine; the text says what to change."""
 
 
 def hosts_of(config: Config) -> Hosts:

@@ -141,7 +141,7 @@ class Op:
     def __init__(self, op: str, ops: dict[str, "Op"], link: Link) -> None:
         self.id = op
         self.answer: Answer | None = None
-        self.stream: trio.SocketStream | None = None  # where its bytes come, when the answer announces any
+        self.stream: trio.abc.Stream | None = None  # where its bytes come, when the answer announces any
         self.lost = False  # the link ended before the answer
         self.over = trio.Event()
         self._ops = ops
@@ -154,7 +154,7 @@ class Op:
             self.answer = answer
             self._notice.notify()
 
-    def connected(self, stream: trio.SocketStream) -> None:
+    def connected(self, stream: trio.abc.Stream) -> None:
         """For the gateway: the agent has connected to send the bytes."""
         if self.stream is None:
             self.stream = stream
@@ -171,7 +171,7 @@ class Op:
             await self._notice.wait()
         return self.answer
 
-    async def wait_stream(self) -> trio.SocketStream | None:
+    async def wait_stream(self) -> trio.abc.Stream | None:
         """The stream of its bytes; None when the link was lost first."""
         while self.stream is None and not self.lost:
             await self._notice.wait()

@@ -21,6 +21,7 @@ TEXT_CHARS_MAX = 4000
 HELD_RUNS_MAX = 1000
 SERIAL_MAX = 1 << 53
 AGE_S_MAX = 10.0 * 365 * 86400
+ALPN_LINK, ALPN_BULK = "jobd-link", "jobd-bulk"  # what a connection to jobd's TLS port is
 
 Outcome = Literal[
     "exited",  # the main process ended by itself: exit_code or signal says how
@@ -53,6 +54,24 @@ class AgentSetup:
     outbox_facts_max: int = 10_000
     log_tail_bytes: int = 2000
     inherits: bool = False  # codes and workers get the agent's own environment too: its image's, in a container
+    # The directory of `control.sock` and `bulk.sock`, where a relay has made them; empty: the agent's own.
+    doors: str = ""
+
+
+@frozen
+class RelaySetup:
+    """The configuration file of a relay: it joins unix sockets on its host to jobd's TLS port, for all agents there."""
+
+    host: str
+    port: int = field(validator=between(1, 65535))
+    server_name: str  # jobd's certificate must be for this name or address
+    certificates: str = field(validator=at_most(64 * 1024))  # PEM; jobd's must be one of these or come from one
+    directory: str  # of `control.sock` and `bulk.sock`, and only the relay may write there
+    connections_max: int = field(default=4000, validator=between(1, 100_000))
+    connections_per_uid_max: int = field(default=256, validator=between(1, 100_000))
+    first_byte_s: float = field(default=5.0, validator=between(0.01, 3600))  # from an agent; jobd is dialled then
+    connect_s: float = field(default=8.0, validator=between(0.01, 3600))  # TCP and TLS
+    stall_s: float = field(default=150.0, validator=between(0.01, 86400))  # no byte either way
 
 
 # --- what orders carry ----------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jobd.codes import Code, load_codes
-from jobd.config import Config, load, read_toml
+from jobd.config import Config, ConfigError, load, read_toml
 from jobd.daemon import check_paths
-from jobd.hosting import ConfigError
+from jobd.tls import server_context
 from schemas import codec
 from schemas.codec import CodecError
 
@@ -26,14 +26,20 @@ def problems(path: Path) -> list[CodecError]:
     if found:
         return found
     config = load(path)
-    try:
-        check_paths(config)
-    except ConfigError as error:
-        found.append(CodecError("", str(error)))
+    for check in (check_paths, _tls):
+        try:
+            check(config)
+        except ConfigError as error:
+            found.append(CodecError("", str(error)))
     directory = Path(config.codes)
     if not directory.is_dir():
         return [*found, CodecError("codes", f"there is no directory {directory}")]
     return [*found, *_problems_of_codes(directory, prefix(config))]
+
+
+def _tls(config: Config) -> None:
+    if config.tls:
+        server_context(config.tls)
 
 
 def prefix(config: Config) -> str:

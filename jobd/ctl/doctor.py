@@ -18,11 +18,11 @@ from attrs import frozen
 
 from jobd.client import Client, JobdClientError
 from jobd.codes import load_code, load_codes
-from jobd.config import Config, load
+from jobd.config import Config, ConfigError, load
 from jobd.ctl.checking import prefix
 from jobd.ctl.rehearsal import Unwell, rehearse
 from jobd.daemon import check_paths, service_token
-from jobd.hosting import ConfigError, hosts_of
+from jobd.hosting import hosts_of
 from schemas.codec import CodecError
 
 FREE_BYTES_MIN = 1 << 30

@@ -16,9 +16,8 @@ import trio
 from attrs import evolve
 
 from jobd.client import JobdClientError, TrioClient
-from jobd.config import Config, Tier
+from jobd.config import Config, ConfigError, Tier
 from jobd.daemon import check_paths, serve
-from jobd.hosting import ConfigError
 
 USER = "jobctl-doctor"
 LOOK_S = 0.1
@@ -135,6 +134,7 @@ def _scratch(config: Config) -> Iterator[Config]:
             tiers={"default": Tier()},
             agents=evolve(config.agents, lonely_s=LONELY_S),
             http=evolve(config.http, host="127.0.0.1", port=0, token_file=""),
+            tls=evolve(config.tls, host="127.0.0.1", port=0) if config.tls else None,
         )
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -21,7 +21,7 @@ from backends.fake import FakeBackend, Place, failing
 from backends.local import LocalBackend
 from jobd.agent import Agent
 from jobd.config import Agents
-from jobd.gateway import UnixGateway
+from jobd.gateway import Identify, UnixGateway
 from jobd.link import LinkClosed, Transport
 from schemas import codec, ids
 from schemas.link import MESSAGE_BYTES_MAX, PROTOCOL, Fact, Hello, Welcome
@@ -228,7 +228,7 @@ class LocalSite:
                 await transport.receive()
 
 
-async def nothing_in_bulk(_: Agent, stream: trio.SocketStream) -> None:
+async def nothing_in_bulk(_: Identify, stream: trio.abc.Stream) -> None:
     await stream.aclose()
 
 

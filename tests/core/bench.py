@@ -169,7 +169,7 @@ class Bench:
         """The user's agent calls home."""
         key = user.id, "local"
         if key not in self.core.fleet.agents:
-            record = AgentRecord(self.core.world.new_id("a"), user.id, "local")
+            record = AgentRecord(self.core.world.new_id("a"), user.id, "local", awake=True)
             self.core.fleet.restore({user.id: user}, (record,))
             self.core.store.put(record)
         agent, wire = self.core.fleet.agents[key], wire or Wire()
