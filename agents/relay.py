@@ -20,21 +20,26 @@ import stat
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import trio
 
+from agents.tls import TlsClient
 from schemas import codec
 from schemas.link import ALPN_BULK, ALPN_LINK, RelaySetup
 
 DOORS = {"control.sock": ALPN_LINK, "bulk.sock": ALPN_BULK}
 SETUP_BYTES_MAX = 128 * 1024
-PIECE_BYTES = 64 * 1024
+PIECE_BYTES = 128 * 1024
 BACKLOG = 1024
 OTHERS_WRITE = 0o022
 DESCRIPTORS_SPARE = 64
 
 log = logging.getLogger("relay")
+
+Receive = Callable[[], Awaitable[bytes | bytearray]]
+Send = Callable[[bytes | bytearray], Awaitable[None]]
 
 
 def run(path: str) -> int:
@@ -136,20 +141,20 @@ class Relay:
                 silence.deadline = trio.current_time() + self._setup.stall_s
                 await jobd.send_all(first)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pour, agent, jobd, silence)
-                    nursery.start_soon(self._pour, jobd, agent, silence)
+                    nursery.start_soon(self._pour, partial(agent.receive_some, PIECE_BYTES), jobd.send_all, silence)
+                    nursery.start_soon(self._pour, jobd.receive_some, agent.send_all, silence)
         finally:
-            await trio.aclose_forcefully(jobd)
+            await jobd.aclose()
 
-    async def _pour(self, source: trio.abc.Stream, sink: trio.abc.Stream, silence: trio.CancelScope) -> None:
+    async def _pour(self, receive: Receive, send: Send, silence: trio.CancelScope) -> None:
         """From one side to the other, until either ends; then both do."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while piece := await source.receive_some(PIECE_BYTES):
-                await sink.send_all(piece)
+            while piece := await receive():
+                await send(piece)
                 silence.deadline = trio.current_time() + self._setup.stall_s
         silence.cancel()
 
-    async def _dial(self, alpn: str) -> "trio.SSLStream[trio.SocketStream] | None":
+    async def _dial(self, alpn: str) -> TlsClient | None:
         """A connection to the jobd that we know; None when there is none to be had."""
         try:
             with trio.fail_after(self._setup.connect_s):
@@ -157,24 +162,22 @@ class Relay:
         except trio.TooSlowError:
             self._tell(f"no answer within {self._setup.connect_s:g} s")
         except (OSError, trio.BrokenResourceError) as error:
-            self._tell(str(error.__cause__ or error) or type(error).__name__)
+            self._tell(str(error) or type(error).__name__)
         return None
 
-    async def _handshaken(self, alpn: str) -> "trio.SSLStream[trio.SocketStream]":
+    async def _handshaken(self, alpn: str) -> TlsClient:
         setup = self._setup
         transport = await trio.open_tcp_stream(setup.host, setup.port)
-        stream = trio.SSLStream(
-            transport, self._contexts[alpn], server_hostname=setup.server_name, https_compatible=True
-        )
+        jobd = TlsClient(transport, self._contexts[alpn], setup.server_name, PIECE_BYTES)
         try:
-            await stream.do_handshake()
-            if stream.selected_alpn_protocol() != alpn:
+            await jobd.shake_hands()
+            if jobd.protocol != alpn:
                 raise ConnectionError(f"it does not speak {alpn}")
         except BaseException:
             await trio.aclose_forcefully(transport)
             raise
         self._tell("")
-        return stream
+        return jobd
 
     def _tell(self, trouble: str) -> None:
         """Agents come back every second, so a trouble is told when it begins, and when it is over."""

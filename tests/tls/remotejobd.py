@@ -1,0 +1,51 @@
+"""The program of RemoteSite: jobd, whose agents are processes of this machine that live as on a remote Docker engine.
+
+They have no sockets of their own, only the relay's in `doors` beside the state directory, and may call over TLS.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+
+from backends.base import AgentSpec
+from backends.local import LocalBackend, _write
+from jobd import daemon
+from jobd.__main__ import main
+from jobd.agent import Agent
+from jobd.config import Config
+from jobd.gateway import UnixGateway
+from jobd.tls import TlsGateway
+from schemas import codec
+from schemas.link import AgentSetup
+
+
+class RelayedBackend(LocalBackend):
+    def _prepare(self, spec: AgentSpec) -> None:
+        super()._prepare(spec)
+        path = spec.directory / "agent.json"
+        if spec.token:
+            setup: AgentSetup = codec.decode(path.read_bytes(), AgentSetup, 1 << 16)
+            doors = str(spec.directory.parents[2] / "doors")
+            _write(path, codec.dumps(codec.to_data(attrs.evolve(setup, doors=doors))), self._owner(spec))
+
+
+class NoUnixGateway(UnixGateway):
+    @asynccontextmanager
+    async def doors(self, agent: Agent) -> AsyncGenerator[None, None]:
+        yield
+
+
+def relayed_backend(config: Config) -> RelayedBackend:
+    local = local_backend(config)
+    return RelayedBackend(local.python, local.zipapp, local.uid_first, local.uid_count, local.stop_s)
+
+
+local_backend = daemon.local_backend
+daemon.local_backend = relayed_backend
+daemon.UnixGateway = NoUnixGateway
+daemon.TlsGateway = partial(TlsGateway, admits=lambda agent: not agent.user.name.startswith("local"))
+
+if __name__ == "__main__":
+    main()
