@@ -9,7 +9,7 @@ C_PACKAGES := gcc libc6-dev make pkgconf libhdf5-dev libjansson-dev libpng-dev
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
 
 .venv/ready: setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jobd needs Python 3.11 or newer")'
@@ -67,6 +67,17 @@ bench: agent ## measure speed and memory beside baselines: a table, and build/be
 soak: agent codes ## the long tests: 10,000 seeds of the simulation, many requests from the API's own document
 	@$(BIN)/python -m tests.simulation --seeds 10000
 	@JOBD_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/real/test_openapi.py
+
+.PHONY: testbed
+testbed: codes ## start a Docker engine of our own in build/testbed, with images of the codes; the tests do so themselves
+	@deploy/testbed/engine.sh install
+	@deploy/testbed/engine.sh up
+	@deploy/testbed/images.sh build
+	@deploy/testbed/engine.sh status
+
+.PHONY: testbed-down
+testbed-down: ## stop it
+	@deploy/testbed/engine.sh down
 
 .PHONY: clean
 clean: ## remove what the targets made
