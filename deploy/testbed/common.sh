@@ -55,7 +55,7 @@ abandoned() {
 
 # start HOME WRAPPER... -- OPTIONS...: dockerd, below WRAPPER, and waits until it answers.
 start() {
-  local home=$1 wrapper=() dockerd
+  local home=$1 wrapper=() dockerd file
   shift
   while [ "$1" != -- ]; do
     wrapper+=("$1")
@@ -64,6 +64,10 @@ start() {
   shift
   # Not the machine's own configuration.
   echo '{}' > "$home/daemon.json"
+  # Of killed ones that nobody has reaped yet: a new engine would take them for living.
+  for file in "$home/pid" "$home/exec/containerd/containerd.pid"; do
+    [ ! -e "$file" ] || grep -qs . "/proc/$(cat "$file")/cmdline" || rm "$file"
+  done
   setsid "${wrapper[@]}" dockerd --config-file="$home/daemon.json" --data-root="$home/data" \
     --exec-root="$home/exec" --pidfile="$home/pid" --host="unix://$home/docker.sock" "$@" \
     >> "$home/log" 2>&1 < /dev/null 9>&- &

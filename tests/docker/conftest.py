@@ -34,9 +34,13 @@ def engine() -> Iterator[docker.DockerClient]:
         bed("engine.sh", "down")
 
 
-def bed(script: str, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Run a script of the test bed."""
-    done = subprocess.run(["bash", BED / script, *arguments], capture_output=True, text=True, timeout=300, check=False)
+def bed(
+    script: str, *arguments: str, check: bool = True, home: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a script of the test bed, for the engine of this home."""
+    environment = {**os.environ, **({"JOBD_BED_ENGINE": str(home)} if home else {})}
+    command = ["bash", BED / script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

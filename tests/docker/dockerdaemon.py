@@ -52,9 +52,15 @@ class DockerDaemon(Daemon):
         return [each for each in found if f"/{role}." in with_role.get(each.labels["jobd.agent"], "") or not role]
 
     def agents(self) -> list[dict[str, Any]]:
+        return self.operator("/v1/admin/agents")["agents"]
+
+    def operator(self, path: str, body: Any = None) -> Any:
+        """What an operator gets from the admin socket, or posts there."""
         transport = httpx.HTTPTransport(uds=str(self.state / "admin.sock"))
         with httpx.Client(transport=transport, base_url="http://jobd", timeout=DEADLINE_S) as admin:
-            return admin.get("/v1/admin/agents").json()["agents"]
+            reply = admin.get(path) if body is None else admin.post(path, json=body)
+            assert reply.status_code < 300, reply.text
+            return reply.json()
 
     def container(self, user: str, job: str) -> Any:
         """The container in which the job's newest run is."""
