@@ -1,9 +1,10 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,24 +14,38 @@ from certificates import Certificate
 from remotesite import RemoteSite
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A directory that other uids may pass through, with a path that leaves room for unix sockets."""
-    path = Path(tempfile.mkdtemp(prefix="jobd-", dir="/tmp"))
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
-
-
 @pytest.fixture(scope="session")
 def certificate() -> Certificate:
     return Certificate()
 
 
-@pytest.fixture
-def site(home: Path, certificate: Certificate) -> Iterator[RemoteSite]:
-    """A daemon whose agents have no way home but a relay; not started."""
+@pytest.fixture(scope="module")
+def make_home() -> Iterator[Callable[[], Path]]:
+    """Makes directories that other uids may pass through, with a path that leaves room for unix sockets."""
     with ExitStack() as stack:
-        site = RemoteSite(home, certificate)
-        stack.callback(site.end)
-        yield site
+
+        def make() -> Path:
+            path = Path(tempfile.mkdtemp(prefix="jobd-", dir="/tmp"))
+            stack.callback(shutil.rmtree, path)
+            path.chmod(0o711)
+            return path
+
+        yield make
+
+
+@pytest.fixture
+def home(make_home: Callable[[], Path]) -> Path:
+    return make_home()
+
+
+@pytest.fixture(scope="module")
+def make_site(make_home: Callable[[], Path], certificate: Certificate) -> Iterator[Callable[..., RemoteSite]]:
+    """Makes daemons whose agents have no way home but a relay; not started."""
+    with ExitStack() as stack:
+
+        def make(**tables: Any) -> RemoteSite:
+            site = RemoteSite(make_home(), certificate, **tables)
+            stack.callback(site.end)
+            return site
+
+        yield make

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import signal
+from collections.abc import Callable
 
+import pytest
 from realdaemon import wait_until
 from remotesite import RemoteSite
 
@@ -11,6 +13,11 @@ INPUT_BYTES = 5 << 20
 OUTPUT_BYTES = 8 << 20
 SCRIPT = "sha256sum < big; head -c {} /dev/urandom > out; sha256sum < out; while [ -e stay ]; do sleep 0.05; done"
 WAITS = "while [ ! -e go ]; do sleep 0.05; done; echo done"
+
+
+@pytest.fixture
+def site(make_site: Callable[..., RemoteSite]) -> RemoteSite:
+    return make_site()
 
 
 def test_inputs_and_answers_arrive_whole(site: RemoteSite) -> None:
