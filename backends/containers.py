@@ -12,7 +12,7 @@ from docker.types import DeviceRequest, HostConfig, LogConfig, Mount, Ulimit
 from backends.base import AgentSpec, Box
 
 API_VERSION = "1.41"
-AGENT_DIR, USER_DIR, ZIPAPP = "/jobd/agent", "/jobd/user", "/jobd/agent.pyz"
+AGENT_DIR, USER_DIR = "/jobd/agent", "/jobd/user"
 LABEL = "jobd"  # the prefix of our labels
 CPU_PERIOD_US = 100_000
 LOG_BYTES_MAX = "1m"
@@ -43,7 +43,9 @@ def labels_of(instance: str, spec: AgentSpec) -> dict[str, str]:
     }
 
 
-def creation(instance: str, spec: AgentSpec, uid: int, mounts: list[Mount], hardening: Hardening) -> dict[str, Any]:
+def creation(
+    instance: str, spec: AgentSpec, uid: int, zipapp: str, mounts: list[Mount], hardening: Hardening
+) -> dict[str, Any]:
     """The arguments of `create_container`."""
     box = spec.box
     assert box is not None, "the fleet says what encloses an agent"
@@ -52,7 +54,7 @@ def creation(instance: str, spec: AgentSpec, uid: int, mounts: list[Mount], hard
         "name": name_of(instance, spec.agent),
         "labels": labels_of(instance, spec),
         "entrypoint": [box.python],
-        "command": [ZIPAPP, AGENT_DIR],
+        "command": [zipapp, AGENT_DIR],
         "user": f"{uid}:{uid}",
         "hostname": "jobd",
         "working_dir": "/",

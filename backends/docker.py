@@ -1,15 +1,14 @@
 """Agents in Docker containers: isolated, limited, one for each agent, found again by name and labels.
 
 A container encloses an agent together with its run, so it is an Enclosure: that nothing is left of a run is seen from
-outside, by the engine. The agent's own directory (sockets, token, setup) and its user's directory are mounted from the
-disk that jobd shares with the engine. The container's root process is docker-init, which ends with its child: an agent
+outside, by the engine. Its directories come by a Disk: mounted from one that jobd shares with the engine (disks.py), or
+volumes (volumes.py). The container's root process is docker-init, which ends with its child: an agent
 that is killed takes its container along.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -18,19 +17,15 @@ from attrs import define, field
 from backends import homes, images
 from backends.base import AgentSpec, BackendError, Box, Epitaph, HostUnreachable, foreign
 from backends.containers import (
-    AGENT_DIR,
     LABEL,
-    USER_DIR,
-    ZIPAPP,
     Hardening,
-    bind,
     creation,
     labels_of,
     name_of,
     size,
 )
+from backends.disks import Disk
 from backends.engine import Engine, Missing
-from schemas.link import AgentSetup
 
 LOG_LINES = 40
 LOG_TAIL_BYTES = 2000
@@ -44,8 +39,8 @@ class DockerBackend:
     """See backends.base.Backend and Enclosure. A handle is 'docker.' and the container's id."""
 
     engine: Engine
+    disk: Disk
     instance: str
-    zipapp: Path
     uid_first: int
     uid_count: int
     hardening: Hardening
@@ -58,16 +53,8 @@ class DockerBackend:
     # --- Backend ----------------------------------------------------------------------------------------------------
 
     async def prepare(self, spec: AgentSpec) -> None:
-        """Make the directories and, for a new generation, write setup and token."""
-        setup = AgentSetup(
-            agent=spec.agent,
-            generation=spec.generation,
-            root=USER_DIR,
-            silence_s=spec.silence_s,
-            lonely_s=spec.lonely_s,
-            inherits=True,
-        )
-        await trio.to_thread.run_sync(homes.prepare, spec, self._uid(spec), setup)
+        """Make what can be made without a container."""
+        await self.disk.prepare(spec, self._uid(spec))
 
     async def start(self, spec: AgentSpec) -> str:
         """Look before create: this generation may be there already, running or not yet started."""
@@ -81,11 +68,14 @@ class DockerBackend:
                 await self._remove(found["Id"])
                 found = None
         if found is None:
-            options = creation(self.instance, spec, self._uid(spec), self._mounts(spec), self.hardening)
+            mounts, uid = self.disk.mounts(spec), self._uid(spec)
+            options = creation(self.instance, spec, uid, self.disk.zipapp_path, mounts, self.hardening)
             created = await self.engine.call("create_container", **options)
             identity = str(created["Id"])
         else:
             identity = str(found["Id"])
+        if found is None or found["State"]["Status"] == "created":
+            await self.disk.fill(self.engine, identity, spec, self._uid(spec))
         await self.engine.call("start", identity)  # one that runs already is no error
         assert spec.box is not None
         self._sizes[handle := HANDLE_PREFIX + identity] = spec.box
@@ -162,6 +152,7 @@ class DockerBackend:
         """Ask the engine whether it is there, for ever."""
         while True:
             await self.engine.call("ping")
+            await self.disk.ready(self.engine)
             found()
             await trio.sleep(self.ping_s)
 
@@ -169,13 +160,6 @@ class DockerBackend:
 
     def _uid(self, spec: AgentSpec) -> int:
         return homes.uid_of(spec, self.uid_first, self.uid_count)
-
-    def _mounts(self, spec: AgentSpec) -> list[Any]:
-        return [
-            bind(str(spec.directory.absolute()), AGENT_DIR, read_only=True),
-            bind(str(self.zipapp.absolute()), ZIPAPP, read_only=True),
-            bind(str(spec.root.absolute()), USER_DIR, read_only=False),
-        ]
 
     async def _inspect(self, identity: str) -> dict[str, Any] | None:
         try:

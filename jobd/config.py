@@ -83,6 +83,7 @@ class DockerHost:
     tls_ca: str = _about("", "tcp: the file of the authority that signed the engine's certificate")
     tls_cert: str = _about("", "tcp: the file of the certificate by which the engine knows jobd")
     tls_key: str = _about("", "tcp: the file of its key")
+    home: str = _about("", "tcp: the name or address by which this host reaches jobd's [tls] port")
 
     def __attrs_post_init__(self) -> None:
         if not self.url.startswith(("unix:///", "tcp://")):

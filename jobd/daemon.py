@@ -97,9 +97,11 @@ async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
         gateway = UnixGateway(config.directory, config.agents)
         in_docker = bool(config.docker.hosts)
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix, in_docker=in_docker)
-        core = Core(config, codes, RealWorld(), disk, hosts_of(config), gateway)
+        core = Core(config, codes, RealWorld(), disk, hosts_of(config, codes), gateway)
         core.files.prepare()
-        tls = TlsGateway(config.tls, config.agents, core.fleet.agents.values) if config.tls else None
+        tls = None
+        if config.tls:
+            tls = TlsGateway(config.tls, config.agents, core.fleet.agents.values, core.fleet.is_remote)
         for each in (gateway, tls) if tls else (gateway,):
             each.serve = partial(serve_link, core)
             each.serve_bulk = partial(serve_bulk, core)

@@ -99,6 +99,11 @@ class Fleet:
         """The host that it is on."""
         return self._hosts[parse(agent.record.place).host]
 
+    def is_remote(self, agent: Agent) -> bool:
+        """Whether it is on a host that shares no disk with us: only then its token is good at the TLS port."""
+        host = self._hosts.get(parse(agent.record.place).host)
+        return host is not None and host.remote
+
     async def stop(self, agent: Agent) -> bool:
         """End its process now; whether none exists afterwards. Its runs go on, where they outlive it, and it starts
         again for who needs it."""

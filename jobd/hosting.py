@@ -2,25 +2,30 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from backends.containers import Hardening
+from backends.disks import SharedDisk
 from backends.docker import DockerBackend
 from backends.engine import Engine
 from backends.images import Source
 from backends.local import LocalBackend
+from backends.volumes import DOORS, RELAY_DIR, VolumeDisk
+from jobd.codes import Code
 from jobd.config import Config, ConfigError, DockerHost
 from jobd.hosts import Host, Hosts, this_machine
 from schemas.ids import new_id
+from schemas.link import RelaySetup
 
 
-def hosts_of(config: Config) -> Hosts:
+def hosts_of(config: Config, codes: Mapping[str, Code]) -> Hosts:
     """The Docker hosts, if any are configured, or else this machine; raises ConfigError."""
     if not config.docker.hosts:
         return this_machine(config, _local(config))
     instance = instance_of(config.directory)
     config.directory.chmod(0o711)  # the agents' uids pass through, and see nothing
-    return Hosts([_docker(config, instance, name, host) for name, host in config.docker.hosts.items()])
+    return Hosts([_docker(config, instance, name, host, codes) for name, host in config.docker.hosts.items()])
 
 
 def instance_of(state: Path) -> str:
@@ -31,24 +36,51 @@ def instance_of(state: Path) -> str:
     return path.read_text().strip()
 
 
-def _docker(config: Config, instance: str, name: str, host: DockerHost) -> Host:
+def _docker(config: Config, instance: str, name: str, host: DockerHost, codes: Mapping[str, Code]) -> Host:
     docker = config.docker
     tls = (host.tls_ca, host.tls_cert, host.tls_key) if host.tls_cert else None
     for path in tls or ():
         if not os.access(path, os.R_OK):
             raise ConfigError(f"docker.hosts.{name}: {path} cannot be read")
+    remote = host.url.startswith("tcp://")
+    zipapp = _zipapp(docker.zipapp, "docker.zipapp")
     backend = DockerBackend(
         engine=Engine(host.url, docker.call_s, tls),
+        disk=_volumes(config, instance, name, host, zipapp, codes) if remote else SharedDisk(zipapp),
         instance=instance,
-        zipapp=_zipapp(docker.zipapp, "docker.zipapp"),
         uid_first=docker.uid_first,
         uid_count=docker.uid_count,
         hardening=Hardening(docker.tmp_bytes, docker.processes, docker.open_files, _seccomp(docker.seccomp)),
         stop_s=config.agents.stop_s,
         ping_s=docker.ping_s,
-        image_source=Source(Path(docker.image_files) if docker.image_files else None, docker.pull == "missing"),
+        image_source=_image_source(config),
     )
-    return Host(name, backend, (host.cores, host.memory_bytes), host.group, host.agents_max)
+    slots = host.cores, host.memory_bytes
+    return Host(name, backend, slots, group=host.group, agents_max=host.agents_max, remote=remote)
+
+
+def _volumes(
+    config: Config, instance: str, name: str, host: DockerHost, zipapp: Path, codes: Mapping[str, Code]
+) -> VolumeDisk:
+    tls = config.tls
+    if tls is None or not host.home:
+        raise ConfigError(f"docker.hosts.{name}: agents there need [tls], and `home`: where that is for them")
+    image = next((code.docker for code in codes.values() if code.docker), None)
+    if image is None:
+        raise ConfigError(f"docker.hosts.{name}: no code has an image, and the relay there is started from one")
+    certificates = Path(tls.certificate_file).read_text()
+
+    def home() -> RelaySetup:
+        port = tls.port or int((config.directory / "tls-address").read_text().rpartition(":")[2])
+        return RelaySetup(host.home, port, host.home, certificates, f"{RELAY_DIR}/{DOORS}")
+
+    relay_uid = config.docker.uid_first + config.docker.uid_count  # the first that is no user's
+    return VolumeDisk(instance, zipapp, image.image, image.python, _image_source(config), relay_uid, home)
+
+
+def _image_source(config: Config) -> Source:
+    docker = config.docker
+    return Source(Path(docker.image_files) if docker.image_files else None, docker.pull == "missing")
 
 
 def _seccomp(path: str) -> str:

@@ -24,15 +24,26 @@ SETTLE_S = 1.0  # an engine that is stopped ends its containers first, and is go
 class Host:
     """One host: the backend that reaches it, and the slots that runs may use."""
 
-    def __init__(self, name: str, backend: Backend, capacity: Amount, group: str = "default", agents_max: int = 1000):
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        capacity: Amount,
+        *,
+        group: str = "default",
+        agents_max: int = 1000,
+        remote: bool = False,
+    ) -> None:
         self.name = name
+        self.remote = remote  # it shares no disk with jobd, so its agents call home over TLS
         self.group = group
         self.backend = backend
         self.enclosure = backend if isinstance(backend, Enclosure) else None
         self.pool = Pool("host" if name == "local" else f"host {name}", RANK_HOST, capacity)
         self.agents_max = agents_max
         self.draining = False
-        self.failure = ""  # why it is set aside; empty: it is not
+        # Why it is set aside; empty: it is not. A remote one needs a relay before anything can start there.
+        self.failure = "it has not been looked at yet" if remote else ""
         self.changed = Notice()
         self._lost_at: float | None = None  # when it last could not be reached
         self._back_at = 0.0  # and when it could again

@@ -7,6 +7,7 @@ enclosed with their runs, its death is also the proof that its runs are over.
 import hashlib
 import logging
 import typing
+from contextlib import nullcontext
 
 import attrs
 import trio
@@ -43,7 +44,7 @@ class Tending:
         while self._fleet.is_needed(agent) or agent.record.awake:
             try:
                 await self._backend.prepare(self._fleet.spec(agent))
-                async with self._fleet.gateway.doors(agent):
+                async with nullcontext() if self._host.remote else self._fleet.gateway.doors(agent):
                     while self._fleet.is_needed(agent):
                         await self._one_round()
                     await self._retire()
@@ -71,8 +72,8 @@ class Tending:
             self._host.lose(str(error))
             await self._back_off(f"its host cannot be reached: {error}.")
         except (BackendError, OSError) as error:
+            tail = await self._log_tail()  # where it is enclosed, its log goes with it
             await self.end()
-            tail = await self._log_tail()
             await self._back_off(f"{error}. The end of its log: {tail}" if tail else f"{error}.")
 
     async def _log_tail(self) -> str:

@@ -26,11 +26,6 @@ log = logging.getLogger(__name__)
 BACKLOG = 512
 
 
-def is_remote(agent: Agent) -> bool:
-    """Whether this agent may call from another host."""
-    return not agent.record.place.startswith("local")
-
-
 class TlsGateway:
     """The door's inside. Whoever composes the daemon sets `serve` and `serve_bulk`."""
 
@@ -39,7 +34,7 @@ class TlsGateway:
         config: Tls,
         agents: Agents,
         everyone: Callable[[], Iterable[Agent]],
-        admits: Callable[[Agent], bool] = is_remote,
+        admits: Callable[[Agent], bool],
     ) -> None:
         self._everyone = everyone
         self._admits = admits

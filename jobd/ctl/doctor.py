@@ -240,5 +240,5 @@ def _backend(config: Config) -> str:
     python = config.local.python or sys.executable
     if not shutil.which(python):
         raise Unwell(f"local.python: {python} cannot be executed", "name an interpreter, 3.10 or newer")
-    hosts_of(config)
+    hosts_of(config, {})
     return f"local, with {python}"

@@ -43,5 +43,5 @@ class HollowBackend:
 
 
 if __name__ == "__main__":
-    daemon.hosts_of = lambda config: this_machine(config, HollowBackend())
+    daemon.hosts_of = lambda config, _codes: this_machine(config, HollowBackend())
     trio.run(daemon.serve, load(Path(sys.argv[1])))

@@ -11,7 +11,7 @@ import trio
 from jobd.agent import Agent
 from jobd.config import Agents
 from jobd.gateway import Door, Identify
-from jobd.tls import TlsGateway, is_remote
+from jobd.tls import TlsGateway
 from schemas.records import AgentRecord, Instant, UserRecord
 
 CONFIG = Agents(unauthenticated_s=5.0, connections_max=2)
@@ -136,6 +136,10 @@ async def test_who_is_not_known_is_told_so() -> None:
 
 
 # --- over TLS -------------------------------------------------------------------------------------------------------
+
+
+def is_remote(agent: Agent) -> bool:
+    return not agent.record.place.startswith("local")
 
 
 def gateway(*agents: Agent) -> TlsGateway:

@@ -47,7 +47,9 @@ class DockerDaemon(Daemon):
         """Its containers on the first engine; with a role, those of agents for runs or for views."""
         if not (self.state / "instance").exists():
             return []
-        found = self.engine.containers.list(filters={"label": f"jobd.instance={self.instance}"}, **options)
+        found = self.engine.containers.list(
+            filters={"label": [f"jobd.instance={self.instance}", "jobd.agent"]}, **options
+        )
         with_role = {agent["id"]: agent["place"] for agent in self.agents()} if role else {}
         return [each for each in found if f"/{role}." in with_role.get(each.labels["jobd.agent"], "") or not role]
 
@@ -86,5 +88,9 @@ class DockerDaemon(Daemon):
     def said(self, user: str, job: str) -> str:
         """The run's log, from the disk."""
         record = self._record("SELECT record FROM jobs WHERE name = ? AND user = ?", job, self._user(user))
+        if not (self.state / "runs").exists():  # it is on another host
+            with self.http() as http:
+                reply = http.get(f"/v1/users/{user}/jobs/{job}/log")
+                return reply.text if reply.status_code == 200 else ""
         path = self.state / "runs" / record["user"] / ".jobd" / "runs" / f"{record['id']}.{record['serial']}" / "log"
         return path.read_text(errors="replace") if path.exists() else ""

@@ -5,17 +5,19 @@ They have no sockets of their own, only the relay's in `doors` beside the state 
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
+from typing import Any
 
 import attrs
 
 from backends.base import AgentSpec
-from backends.local import LocalBackend, _write
+from backends.homes import _write
+from backends.local import LocalBackend
 from jobd import daemon
 from jobd.__main__ import main
 from jobd.agent import Agent
 from jobd.config import Config
 from jobd.gateway import UnixGateway
+from jobd.hosts import Hosts, this_machine
 from jobd.tls import TlsGateway
 from schemas import codec
 from schemas.link import AgentSetup
@@ -37,15 +39,16 @@ class NoUnixGateway(UnixGateway):
         yield
 
 
-def relayed_backend(config: Config) -> RelayedBackend:
-    local = local_backend(config)
-    return RelayedBackend(local.python, local.zipapp, local.uid_first, local.uid_count, local.stop_s)
+def relayed_hosts(config: Config, codes: Any) -> Hosts:
+    local = hosts_of(config, codes)["local"].backend
+    relayed = RelayedBackend(local.python, local.zipapp, local.uid_first, local.uid_count, local.stop_s)
+    return this_machine(config, relayed)
 
 
-local_backend = daemon.local_backend
-daemon.local_backend = relayed_backend
+hosts_of = daemon.hosts_of
+daemon.hosts_of = relayed_hosts
 daemon.UnixGateway = NoUnixGateway
-daemon.TlsGateway = partial(TlsGateway, admits=lambda _: True)
+daemon.TlsGateway = lambda config, agents, everyone, _: TlsGateway(config, agents, everyone, lambda _: True)
 
 if __name__ == "__main__":
     main()
