@@ -103,10 +103,10 @@ def test_the_metrics_are_prometheus_and_move_with_what_happens(daemon, http):
         nobody.get("/v1/codes")
     now = scraped(http)
     running = ("jobd_open_runs", ("code", "shell"), ("state", "running"))
-    used = ("jobd_host_slots", ("kind", "used"), ("unit", "cores"))
+    used = ("jobd_host_slots", ("host", "local"), ("kind", "used"), ("unit", "cores"))
     assert (before.get(running, 0), now[running]) == (0, 1)
     assert now[used] - before[used] == 3
-    assert now["jobd_host_slots", ("kind", "capacity"), ("unit", "cores")] == 8
+    assert now["jobd_host_slots", ("host", "local"), ("kind", "capacity"), ("unit", "cores")] == 8
     assert now["jobd_agents", ("linked", "yes")] >= 1
     assert now[("jobd_store_healthy",)] == 1
     assert now[("jobd_loop_lag_seconds_count",)] > 0
