@@ -2,7 +2,7 @@
 
     gateway's web server --REST--> web ---\\                         /--> backends: start, find, stop agents
     operator --admin socket------> web ----> core.ask -> plans ------> fleet
-    agents --unix sockets--> gateway -> facts -> jobs.advance -> store (SQLite) -> the gate opens -> replies, orders
+    agents --unix, TLS--> gateway -> facts -> jobs.advance -> store (SQLite) -> the gate opens -> replies, orders
 
 Start order: store, registry, runs taken up again, fleet (which opens each agent's doors), and only then the API. Stop
 order: the API stops accepting, the scope tree is cancelled with the cause `shutdown` (waiting requests are answered

@@ -52,11 +52,11 @@ class TlsGateway:
         """The agent whose newest generation has this token, if it may call here.
 
         The index is by digest, so how long a look-up takes says nothing about any token. It is made anew when it does
-        not know a digest or is out of date, because tokens change with the generations, in the fleet.
+        not know a digest, because tokens change with the generations, in the fleet; what is old in it is not accepted.
         """
         digest = hashlib.sha256(token.encode(errors="replace")).hexdigest()
         agent = self._by_digest.get(digest)
-        if agent is None or not agent.accepts(token):
+        if agent is None:
             self._by_digest = {each.record.token_sha256: each for each in self._everyone() if each.record.token_sha256}
             agent = self._by_digest.get(digest)
         if agent is None or not agent.accepts(token) or not self._admits(agent):

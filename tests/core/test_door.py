@@ -10,8 +10,10 @@ import trio
 
 from jobd.agent import Agent
 from jobd.config import Agents
+from jobd.facts import _refusal
 from jobd.gateway import Door, Identify
 from jobd.tls import TlsGateway
+from schemas.link import PROTOCOL, PROTOCOL_MIN, Hello
 from schemas.records import AgentRecord, Instant, UserRecord
 
 CONFIG = Agents(unauthenticated_s=5.0, connections_max=2)
@@ -163,3 +165,12 @@ def test_a_token_is_its_agents_as_long_as_its_generation_lives() -> None:
 def test_only_agents_elsewhere_come_over_tls(place: str, is_let_in: bool) -> None:
     agent = agent_of("alice", place)
     assert gateway(agent).agent_of("alice") is (agent if is_let_in else None)
+
+
+def test_an_agent_that_was_retired_since_it_showed_its_token_is_told_to_end() -> None:
+    """The door is not closed behind it, as an agent's own sockets are."""
+    agent = agent_of("aaaaaaaaaa")
+    hello = Hello(PROTOCOL, PROTOCOL_MIN, "aaaaaaaaaa", 1, "boot", "3.11", 1, 0)
+    assert _refusal(agent, hello) == ""
+    agent.record = attrs.evolve(agent.record, awake=False, token_sha256="")
+    assert _refusal(agent, hello) == "it has been retired"

@@ -131,7 +131,9 @@ def test_the_admin_socket_answers_by_the_same_document(daemon):
     with operator(daemon) as admin:
         for label, operation in OPERATIONS.items():
             if operation.method.upper() == "GET" and label != EVENTS:
-                reply = admin.get(label.split(" ")[1].format(**KNOWN, agent="aaaaaaaaaa", token="kaaaaaaaaa"))
+                reply = admin.get(
+                    label.split(" ")[1].format(**KNOWN, host="nothing", agent="aaaaaaaaaa", token="kaaaaaaaaa")
+                )
                 assert reply.status_code == 200, (label, reply.text)
                 content = operation.definition.raw["responses"]["200"].get("content", {})
                 for media, body in content.items():
@@ -182,7 +184,9 @@ def test_a_method_that_a_resource_has_not_is_405_with_those_that_it_has(daemon, 
     with daemon.http() as http:
         for method in METHODS:
             if method not in there and not (method == "HEAD" and "GET" in there):
-                reply = http.request(method, path.format(**KNOWN, agent="aaaaaaaaaa", token="kaaaaaaaaa"))
+                reply = http.request(
+                    method, path.format(**KNOWN, host="nothing", agent="aaaaaaaaaa", token="kaaaaaaaaa")
+                )
                 if method == "HEAD":
                     assert reply.status_code == 405
                 else:
@@ -196,7 +200,7 @@ def test_nothing_of_the_document_needs_a_token_and_nothing_else_is_told_without(
         for path, operations in good(http.get("/openapi.json"))["paths"].items():
             for method, operation in operations.items():
                 if operation.get("security") != []:
-                    named = path.format(**KNOWN, agent="aaaaaaaaaa", token="kaaaaaaaaa")
+                    named = path.format(**KNOWN, host="nothing", agent="aaaaaaaaaa", token="kaaaaaaaaa")
                     assert http.request(method, named).status_code == 401, (method, path)
 
 

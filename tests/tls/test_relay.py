@@ -153,6 +153,10 @@ def test_a_connection_that_moves_nothing_is_closed(server: Server, relay_to: Cal
             assert sock.recv(10) == b"x"
             time.sleep(0.2)
         assert received(sock) == b""
+    server.is_deaf = True
+    with relay.dial() as sock:
+        sock.sendall(b"x")
+        assert received(sock) == b"", "nor may nothing ever move"
 
 
 def test_a_signal_ends_it_at_once_and_all_connections(server: Server, relay_to: Callable[..., Relay]) -> None:
