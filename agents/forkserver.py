@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from agents import parent, procs, records
 from agents.failpoints import failpoint
+from agents.memory import offer_to_oom_killer
 from agents.records import Forked, ForkRun, ForkWorker, Refused, SweepRun, Swept
 from schemas import codec
 from schemas.link import Epoch, InputFile, RunLimits, Start, Worker
@@ -178,4 +179,5 @@ def _warm_up() -> None:
 
 def _prepare_worker() -> None:
     os.nice(WORKER_NICENESS)
+    offer_to_oom_killer()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

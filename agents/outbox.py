@@ -200,6 +200,7 @@ def _ended(number: int, epoch: Epoch, end: records.End, log_tail: str) -> Ended:
         signal=end.signal,
         text=end.text[:TEXT_CHARS_MAX],
         log_tail=log_tail[-TEXT_CHARS_MAX:],
+        remark=end.remark[:TEXT_CHARS_MAX],
     )
 
 

@@ -20,10 +20,14 @@ import time
 import traceback
 
 from agents import disk, procs, records
+from agents.confine import confine
+from agents.diskwatch import DiskWatch
 from agents.failpoints import failpoint
-from schemas.link import Outcome, RunLimits, Start
+from agents.memory import MemoryAccount
+from agents.runlog import Log
+from schemas.link import Outcome, Start
 
-PIECE_BYTES = 64 * 1024
+SIGNAL_BYTES = 4096
 POLL_S_MAX = 10.0  # poll's clock stands still in suspend, CLOCK_BOOTTIME does not
 SWEEP_PAUSE_S_MAX = 0.25
 DISK_RETRY_S = 1.0
@@ -82,6 +86,8 @@ class Parent:
             self._record(records.End("stopped", records.Moment.now(), text="was stopped before it began"))
             return
         try:
+            self._disk = DiskWatch(self._run_dir, self._control, self._order.limits)
+            self._memory = MemoryAccount(is_own=self._order.limits.memory_bytes is None)
             self._fork()
         except OSError as error:
             self._record(records.End("not_started", records.Moment.now(), text=str(error)))
@@ -96,6 +102,7 @@ class Parent:
         failpoint("parent.main_recorded")
         self._watch(began.boottime_s + self._order.limits.run_s)
         ended = records.Moment.now()
+        self._memory.close()
         failpoint("parent.main_ended")
         self._sweep()
         failpoint("parent.swept")
@@ -113,7 +120,9 @@ class Parent:
         }
         with open(os.devnull, "rb") as null, open(self._log.writable, "wb") as output:
             pipes = (null.fileno(), output.fileno(), output.fileno())
-            self._main_pid = procs.spawn(command, self._run_dir, environment, pipes, lambda: _limit(self._order.limits))
+            self._main_pid = procs.spawn(
+                command, self._run_dir, environment, pipes, lambda: confine(self._order.limits)
+            )
 
     def _watch(self, wall_deadline: float) -> None:
         """Until the main process is reaped."""
@@ -131,9 +140,12 @@ class Parent:
                 self._begin_end("log_limit", now + self._order.limits.grace_s)
             if now >= wall_deadline:
                 self._begin_end("wall_time", now + self._order.limits.grace_s)
-            if now >= self._kill_at:
+            if self._disk.look():
+                self._begin_end("disk", now + self._order.limits.grace_s)
+            if now >= self._kill_at or self._disk.is_out_of_hand:
                 os.killpg(self._main_pid, signal.SIGKILL)
-            pause_s = min(POLL_S_MAX, (wall_deadline if self._ending is None else self._kill_at) - now)
+            until_s = (wall_deadline if self._ending is None else self._kill_at) - now
+            pause_s = min(POLL_S_MAX, until_s, self._disk.due_at - time.monotonic())
             for descriptor, events in poller.poll(max(pause_s, 0.05) * 1000):
                 if descriptor == self._wakeup.readable:
                     self._wakeup.clear()
@@ -179,30 +191,42 @@ class Parent:
     def _end(self, ended: records.Moment, began: records.Moment) -> records.End:
         assert self._status is not None
         code = os.waitstatus_to_exitcode(self._status)
+        # A SIGKILL that was not ours, and the kernel says that it killed somebody for lack of memory.
+        is_starved = self._ending is None and code == -signal.SIGKILL and self._memory.kills > 0
+        outcome = "out_of_memory" if is_starved else self._ending or "exited"
+        remark = "; ".join(filter(None, (self._log_trouble(), "" if is_starved else self._memory.remark())))
+        text = self._text(outcome, code)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return records.End(
-            outcome=self._ending or "exited",
+            outcome=outcome,
             at=ended,
             wall_s=ended.boottime_s - began.boottime_s,
             cpu_s=usage.ru_utime + usage.ru_stime,
             peak_memory_bytes=usage.ru_maxrss * 1024,
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
-            text=f"{self._text(code)}{self._log.trouble}",
+            text=f"{text}; {remark}" if remark else text,
+            remark=remark,
         )
 
-    def _text(self, code: int) -> str:
-        if self._ending == "wall_time":
-            return f"reached its wall-time limit of {self._order.limits.run_s:g} s"
-        if self._ending == "log_limit":
-            return f"wrote more than {self._order.limits.log_bytes} bytes to its log"
-        if self._ending == "stopped":
-            return "was stopped"
-        if self._log.is_full:
-            self._log.trouble = f"; its log was cut at {self._order.limits.log_bytes} bytes"
-        if code < 0:
+    def _text(self, outcome: Outcome, code: int) -> str:
+        if outcome == "disk":
+            return self._disk.settle()
+        if outcome == "out_of_memory":
+            return self._memory.verdict()
+        if outcome == "exited" and code < 0:
             return f"ended by signal {-code} ({(signal.strsignal(-code) or 'unknown').lower()})"
-        return f"exited with code {code}"
+        limits = self._order.limits
+        return {
+            "wall_time": f"reached its wall-time limit of {limits.run_s:g} s",
+            "log_limit": f"wrote more than {limits.log_bytes} bytes to its log",
+            "stopped": "was stopped",
+        }.get(outcome, f"exited with code {code}")
+
+    def _log_trouble(self) -> str:
+        if self._log.is_full and self._ending is None:
+            return f"its log was cut at {self._order.limits.log_bytes} bytes"
+        return self._log.trouble
 
     def _record(self, end: records.End) -> None:
         """Write the end record, waiting for room on a full disk: without it the run would count as lost."""
@@ -229,48 +253,7 @@ class Wakeup:
     def clear(self) -> None:
         """Empty the pipe; the signals have been looked at, or will be."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self.readable, PIECE_BYTES)
+            os.read(self.readable, SIGNAL_BYTES)
 
     def _take(self, signum: int, _: object) -> None:
         self.is_told_to_stop = self.is_told_to_stop or signum == signal.SIGTERM
-
-
-class Log:
-    """The run's output on its way from the pipe into the log file, up to its limit."""
-
-    def __init__(self, path: str, bytes_max: int) -> None:
-        self.readable, self.writable = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self.readable, False)  # the writer's end stays as programs expect it
-        self.is_full = False
-        self.trouble = ""  # a clause for people, if the log is not whole
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._room_bytes = bytes_max
-
-    def copy(self) -> bool:
-        """Copy what is in the pipe; False when no writer is left."""
-        try:
-            piece = os.read(self.readable, PIECE_BYTES)
-        except BlockingIOError:
-            return True
-        self.is_full = self.is_full or len(piece) > self._room_bytes
-        piece_kept = memoryview(piece)[: self._room_bytes]
-        self._room_bytes -= len(piece_kept)
-        try:
-            while piece_kept and not self.trouble:
-                piece_kept = piece_kept[os.write(self._file, piece_kept) :]
-        except OSError as error:  # a full disk must not end the parent
-            self.trouble = f"; its log is not whole ({error.strerror})"
-        return bool(piece)
-
-
-def _limit(limits: RunLimits) -> None:
-    """In the child, before the command: the kernel's own limits. A hard limit that is lower already stays."""
-    for kind, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, limits.output_bytes),
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_AS, limits.memory_bytes),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (limit, limit))

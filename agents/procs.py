@@ -59,6 +59,20 @@ def processes() -> Iterator[Process]:
             yield process
 
 
+def descendants(ancestor: int, spared: Collection[int] = (), seen: Collection[Process] | None = None) -> list[Process]:
+    """The processes below `ancestor`, other than `spared` ones and what is below those; of those `seen`, or of all."""
+    children: dict[int, list[Process]] = {}
+    for process in processes() if seen is None else seen:
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    unvisited = [ancestor]
+    while unvisited:
+        below = [child for child in children.get(unvisited.pop(), ()) if child.pid not in spared]
+        found += below
+        unvisited += [child.pid for child in below]
+    return found
+
+
 def open_process(pid: int, start_ticks: int) -> int | None:
     """A pidfd of exactly this process, or None if it is gone (a zombie is; who reaps it may be slow)."""
     if pid == 0:
@@ -88,16 +102,8 @@ def kill_pass(run: str | None, session: int | None, ancestor: int, spared: Colle
     other than through a `spared` process. A zombie counts as gone.
     """
     seen = list(processes())
-    children: dict[int, list[Process]] = {}
-    for process in seen:
-        children.setdefault(process.parent, []).append(process)
     targets = {process.pid: process for process in seen if session is not None and process.session == session}
-    unvisited = [ancestor]
-    while unvisited:
-        for child in children.get(unvisited.pop(), ()):
-            if child.pid not in spared:
-                targets[child.pid] = child
-                unvisited.append(child.pid)
+    targets.update((process.pid, process) for process in descendants(ancestor, spared, seen))
     if run is not None:
         marker = f"{RUN_VARIABLE}={run}".encode()
         for process in seen:

@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from agents import procs
 from schemas import codec
-from schemas.codec import between
+from schemas.codec import at_most, between
 from schemas.link import AGE_S_MAX, Outcome
 
 # --- in a run's control directory, in the order in which they are written -------------------------------------------
@@ -21,6 +21,7 @@ STOP = "stop.json"  # StopRequest, if anybody asked
 CLAIM = "parent.json"  # Claim; made by link(2), so that one process only can make it
 MAIN = "main.json"  # Main; the command runs
 END = "end.json"  # End; no process of the run exists any more
+DISK = "disk.json"  # DiskNote; only when its limit is near
 LOG = "log"  # stdout and stderr
 
 PID_MAX = (1 << 22) - 1
@@ -65,6 +66,16 @@ class End:
     exit_code: int | None = None
     signal: int | None = None
     text: str = ""
+    remark: str = ""
+
+
+@frozen
+class DiskNote:
+    """What the run's parent says of the disk that the run takes, while it goes on and after its end."""
+
+    warning: str = field(default="", validator=at_most(500))  # a sentence for people, while the limit is near
+    noticed_over_bytes: int = 0  # beyond the limit when that was noticed
+    left_over_bytes: int = 0  # and when the last process was gone
 
 
 @frozen

@@ -210,6 +210,7 @@ class Run:
             with trio.CancelScope(deadline=self._overdue_at) as self._watching:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._accompany)
+                    nursery.start_soon(self.progress.watch_disk, self.control)
                     await trio.lowlevel.wait_readable(pidfd)
                     nursery.cancel_scope.cancel()
             if self._watching.cancelled_caught:

@@ -45,6 +45,7 @@ def setup_of(spec: AgentSpec, root: str = USER_DIR, doors: str = "") -> AgentSet
         silence_s=spec.silence_s,
         lonely_s=spec.lonely_s,
         inherits=True,
+        sweeps_ipc=True,
         doors=doors,
     )
 

@@ -10,6 +10,8 @@ CAUSES: dict[str, tuple[Verdict, str]] = {
     "signal": ("failed", "The code was ended by a signal."),
     "run_timeout": ("failed", "It ran for longer than its limit."),
     "log_limit": ("failed", "It wrote more log than it may."),
+    "out_of_memory": ("failed", "It was killed for lack of memory."),
+    "disk": ("failed", "It took more disk than there is for it."),
     "not_started": ("failed", "The command could not be started, or its inputs could not be fetched."),
     "stopped": ("failed", "It was stopped at its place, not by jobd."),
     "queue_timeout": ("failed", "It waited in the queue for longer than its limit."),

@@ -15,7 +15,7 @@ from jobd.config import read_toml
 from schemas import codec
 from schemas.codec import at_most, between, checked, refuse
 from schemas.ids import check_name, check_path
-from schemas.link import RunLimits, Worker
+from schemas.link import DISK_BYTES_DEFAULT, DISK_FILES_DEFAULT, DISK_RESERVE_BYTES_DEFAULT, RunLimits, Worker
 from schemas.records import Limits, Mode
 
 
@@ -32,6 +32,9 @@ class ModeLimits:
     log_bytes: int = field(default=16 << 20, validator=between(1, 1 << 40))
     output_bytes: int = field(default=4 << 30, validator=between(1, 1 << 50))
     processes: int = field(default=256, validator=between(1, 1 << 20))
+    disk_bytes: int = field(default=DISK_BYTES_DEFAULT, validator=between(1 << 20, 1 << 50))
+    disk_files: int = field(default=DISK_FILES_DEFAULT, validator=between(1, 10_000_000))
+    disk_reserve_bytes: int = field(default=DISK_RESERVE_BYTES_DEFAULT, validator=between(0, 1 << 50))
 
 
 @frozen
@@ -119,7 +122,15 @@ class Code:
         """What the run's parent enforces."""
         most = self.modes[mode].limits
         return RunLimits(
-            limits.run_s, most.grace_s, most.memory_bytes, most.log_bytes, most.output_bytes, most.processes
+            run_s=limits.run_s,
+            grace_s=most.grace_s,
+            memory_bytes=most.memory_bytes,
+            log_bytes=most.log_bytes,
+            output_bytes=most.output_bytes,
+            processes=most.processes,
+            disk_bytes=most.disk_bytes,
+            disk_files=most.disk_files,
+            disk_reserve_bytes=most.disk_reserve_bytes,
         )
 
 

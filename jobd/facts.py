@@ -19,6 +19,7 @@ from jobd.dispatch import Situation
 from jobd.job import Run
 from jobd.link import Link, LinkClosed, Transport
 from jobd.orders import start_order, stop_order
+from jobd.places import parse
 from schemas import codec
 from schemas.link import (
     MESSAGE_BYTES_MAX,
@@ -125,7 +126,10 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
             run.waits(Situation("inputs", "the agent fetches its inputs and starts it"))
     elif isinstance(fact, Progress):
         run = _own(core, agent, fact.epoch)
-        if run and isinstance(run.record.state, Running):
+        if run and parse(run.record.place).role == "run":
+            run.warning = fact.problem
+            run.job.touch()
+        elif run and isinstance(run.record.state, Running):
             core.jobs.progressed(run, fact)
     elif isinstance(fact, Answer):
         if op := agent.ops.get(fact.op):

@@ -47,6 +47,7 @@ class Run:
         self.user = user
         self.record = record
         self.progress: Progress | None = None
+        self.warning = ""  # of its own agent, where another is asked for its progress
         self.situation: Situation | None = None
         self.scope: Scope | None = None
         self.admitted = False  # it has its slots, and so its place

@@ -14,14 +14,14 @@ from schemas.records import RunRecord, StoredInput
 def start_order(run: RunRecord) -> Start:
     """Everything that the agent must know to execute this epoch."""
     execution = run.execution
-    is_followed = parse(run.place).role == "run"  # then another agent is asked for its progress
+    is_alone = parse(run.place).role == "run"  # in a container, and another agent is asked for its progress
     return Start(
         epoch=Epoch(run.job, run.serial),
         command=execution.command,
         environment=execution.environment,
         inputs=tuple(InputFile(each.path, each.bytes, each.sha256, transfer_id(run, each)) for each in run.inputs),
-        limits=execution.limits,
-        worker=None if is_followed else execution.worker,
+        limits=execution.limits.in_container() if is_alone else execution.limits,
+        worker=None if is_alone else execution.worker,
         progress_s=execution.progress_s,
     )
 

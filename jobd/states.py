@@ -263,11 +263,13 @@ def _cause_of(fact: EndedFact) -> Cause:
         code = {"wall_time": "run_timeout"}.get(fact.outcome, fact.outcome)
         said = f"{CAUSES[code][1].removesuffix('.')} ({fact.text})." if fact.text else ""
         return cause(code, said, "agent")
+    # What else went wrong, such as processes that were killed for lack of memory, may be why it ended so.
+    remark = f" ({fact.remark})" if fact.remark else ""
     if fact.signal is not None:
-        return cause("signal", f"The code was ended by signal {fact.signal} ({_signal_name(fact.signal)}).")
+        return cause("signal", f"The code was ended by signal {fact.signal} ({_signal_name(fact.signal)}){remark}.")
     if fact.exit_code == 0:
-        return cause("completed")
-    return cause("exit_code", f"The code ended with exit code {fact.exit_code}.")
+        return cause("completed", f"{CAUSES['completed'][1].removesuffix('.')}{remark}.")
+    return cause("exit_code", f"The code ended with exit code {fact.exit_code}{remark}.")
 
 
 def _signal_name(number: int) -> str:

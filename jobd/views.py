@@ -96,10 +96,11 @@ def _known(run: Run, fleet: Fleet, now: Instant, world: World) -> KnownView:
 
 
 def _progress(run: Run) -> ProgressView | None:
-    if run.progress is None:
-        return None
     said = run.progress
-    return ProgressView(said.fraction, said.text, said.frames, said.metrics, said.problem)
+    if said is None:
+        return ProgressView(None, "", {}, {}, run.warning) if run.warning else None
+    problem = f"{run.warning} {said.problem}".strip()
+    return ProgressView(said.fraction, said.text, said.frames, said.metrics, problem)
 
 
 def _usage(record: RunRecord) -> RunUsageView | None:

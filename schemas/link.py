@@ -7,7 +7,7 @@ bulk socket (BulkHeader). Ages are seconds before the sending; an agent's own cl
 
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from schemas.codec import Json, at_most, between, checked, from_data, refuse
 from schemas.ids import check_id, check_label, check_name, check_path
@@ -28,6 +28,8 @@ Outcome = Literal[
     "stopped",  # a Stop order ended it
     "wall_time",  # its wall-clock limit ended it
     "log_limit",  # it wrote more log than it may
+    "out_of_memory",  # the kernel killed its main process for lack of memory: text says peak and limit
+    "disk",  # it took more disk than it may, or than there is: text says how much
     "not_started",  # the command could not be executed, or its inputs could not be fetched: text says why
     "lost",  # its parent died without an end record; what was left of it has been killed
 ]
@@ -53,6 +55,7 @@ class AgentSetup:
     lonely_s: float = 600.0  # an agent without jobd and without runs for so long exits
     outbox_facts_max: int = 10_000
     log_tail_bytes: int = 2000
+    sweeps_ipc: bool = False  # it is alone in its container: what a run leaves in shared memory is removed
     inherits: bool = False  # codes and workers get the agent's own environment too: its image's, in a container
     # The directory of `control.sock` and `bulk.sock`, where a relay has made them; empty: the agent's own.
     doors: str = ""
@@ -97,16 +100,31 @@ class InputFile:
     transfer: str = field(validator=checked(check_id))
 
 
+DISK_BYTES_DEFAULT = 20 << 30
+DISK_FILES_DEFAULT = 100_000
+DISK_RESERVE_BYTES_DEFAULT = 512 << 20
+
+
 @frozen
 class RunLimits:
-    """What the run's parent enforces. Zero or None is never 'no limit': every limit is a number."""
+    """What the run's parent enforces. Every limit is a number; None means that the run's container holds it instead."""
 
     run_s: float  # wall time
     grace_s: float  # from SIGTERM to SIGKILL
-    memory_bytes: int  # RLIMIT_AS of each process (Docker and Slurm have better means)
+    memory_bytes: int | None  # RLIMIT_AS of each process
     log_bytes: int
     output_bytes: int  # the largest single file, RLIMIT_FSIZE
-    processes: int  # RLIMIT_NPROC, which does not bind root
+    processes: int | None  # RLIMIT_NPROC, which does not bind root
+    # What the run's directory may hold in all; files and directories are counted together.
+    disk_bytes: int = field(default=DISK_BYTES_DEFAULT, validator=between(1, 1 << 60))
+    disk_files: int = field(default=DISK_FILES_DEFAULT, validator=between(1, 10_000_000))
+    # A run that grows while its file system has less free than that is ended; at most a tenth of a small one.
+    disk_reserve_bytes: int = field(default=DISK_RESERVE_BYTES_DEFAULT, validator=between(0, 1 << 60))
+
+    def in_container(self) -> "RunLimits":
+        """The same in a run container: its memory group and its pids group hold these two, for all processes together.
+        The group is then taken to be the run's own, so its peak and its kills are told as the run's."""
+        return evolve(self, memory_bytes=None, processes=None)
 
 
 # --- orders: jobd -> agent ------------------------------------------------------------------------------------------
@@ -283,6 +301,8 @@ class Ended:
     signal: int | None = None
     text: str = field(default="", validator=at_most(TEXT_CHARS_MAX))  # for people
     log_tail: str = field(default="", validator=at_most(TEXT_CHARS_MAX))
+    # Clauses about what else went wrong, whatever the outcome: a cut log, processes killed for lack of memory.
+    remark: str = field(default="", validator=at_most(TEXT_CHARS_MAX))
 
 
 @frozen
@@ -294,7 +314,9 @@ class Progress:
     text: str = field(default="", validator=at_most(200))
     frames: dict[str, int] = field(factory=dict, validator=[at_most(32), checked(check_label)])
     metrics: dict[str, float | None] = field(factory=dict, validator=[at_most(64), checked(check_label)])
-    problem: str = field(default="", validator=at_most(1000))  # what is wrong with the output, if anything
+    problem: str = field(
+        default="", validator=at_most(1000)
+    )  # what is wrong, if anything: with the output, or that the disk is nearly used up
 
 
 def progress_of(job: str, serial: int, said: Json) -> Progress:
