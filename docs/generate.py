@@ -125,6 +125,9 @@ def configuration_page() -> str:
         if kind:
             title = "tiers.<name>" if each.name == "tiers" else each.name
             tables.append(f"## [{title}]\n\n{kind.__doc__}\n\n{settings(kind)}")
+        if each.name == "docker":
+            host = config.DockerHost
+            tables.append(f"## [docker.hosts.<name>]\n\n{host.__doc__}\n\n{settings(host)}")
     return f"""# Configuration
 
 Generated from jobd/config.py by docs/generate.py; deploy/jobd.toml is an example. One TOML file, read strictly: an

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from attrs import frozen
 
+from backends.base import BackendError
 from jobd.client import Client, JobdClientError
-from jobd.codes import load_code, load_codes
+from jobd.codes import Code, Image, load_code, load_codes
 from jobd.config import Config, ConfigError, load
 from jobd.ctl.checking import prefix
+from jobd.ctl.engines import engine_checks
 from jobd.ctl.rehearsal import Unwell, rehearse
 from jobd.daemon import check_paths, service_token
 from jobd.hosting import hosts_of
@@ -66,14 +68,20 @@ def checks(path: Path, offline: bool) -> Iterator[Check]:
         yield _checked(name, partial(check, config))
     backend = _checked("backend", partial(_backend, config))
     yield backend
+    images: list[Image] = []
+    if backend.ok and config.docker.hosts:
+        offered = site_codes(config)
+        images = [code.docker for code in offered.values() if code.docker]
+        for name, look in engine_checks(config, offered):
+            yield _checked(name, look)
     if backend.ok:
-        yield from _rehearsed(config)
+        yield from _rehearsed(config, images[0] if images else None)
     else:
         yield from (Check(name, False, "could not be tried", "mend the backend first") for name in ("agent", "run"))
 
 
-def _rehearsed(config: Config) -> Iterator[Check]:
-    for name, found in rehearse(config):
+def _rehearsed(config: Config, image: Image | None) -> Iterator[Check]:
+    for name, found in rehearse(config, image):
         if isinstance(found, Unwell):
             yield Check(name, False, str(found), found.advice)
         else:
@@ -85,7 +93,7 @@ def _checked(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except Unwell as fault:
         return Check(name, False, str(fault), fault.advice)
-    except (ConfigError, CodecError, OSError, UnicodeDecodeError) as error:
+    except (ConfigError, CodecError, BackendError, OSError, UnicodeDecodeError) as error:
         return Check(name, False, str(error))
 
 
@@ -212,7 +220,10 @@ def _daemon(config: Config) -> str:
 
 def _code(path: Path, config: Config) -> str:
     """A description parses, and what it names is there."""
-    code = load_code(path, prefix(config))
+    in_docker = bool(config.docker.hosts)
+    code = load_code(path, prefix(config), in_docker=in_docker)
+    if in_docker:  # its programs are in its image
+        return f"{code.name} {code.version}: {', '.join(code.modes)}"
     commands = {f"modes.{name}.command": mode.command for name, mode in code.modes.items()}
     if code.analysis:
         commands["analysis.command"] = code.analysis.command
@@ -228,8 +239,13 @@ def _code(path: Path, config: Config) -> str:
     return f"{code.name} {code.version}: {', '.join(code.modes)}"
 
 
+def site_codes(config: Config) -> dict[str, Code]:
+    """The codes as the daemon reads them; raises CodecError."""
+    return load_codes(Path(config.codes), prefix(config), in_docker=bool(config.docker.hosts))
+
+
 def _codes(config: Config) -> str:
-    codes = load_codes(Path(config.codes), prefix(config))
+    codes = site_codes(config)
     if not codes:
         raise Unwell(f"{config.codes} describes no code", "see docs/describing-a-code.md")
     return f"{config.codes} describes {', '.join(codes)}"
@@ -237,6 +253,9 @@ def _codes(config: Config) -> str:
 
 def _backend(config: Config) -> str:
     """What starts agents is there."""
+    if config.docker.hosts:
+        hosts_of(config, site_codes(config))
+        return f"Docker, on {', '.join(config.docker.hosts)}"
     python = config.local.python or sys.executable
     if not shutil.which(python):
         raise Unwell(f"local.python: {python} cannot be executed", "name an interpreter, 3.10 or newer")

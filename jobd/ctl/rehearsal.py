@@ -16,7 +16,8 @@ import trio
 from attrs import evolve
 
 from jobd.client import JobdClientError, TrioClient
-from jobd.config import Config, ConfigError, Tier
+from jobd.codes import Image
+from jobd.config import Config, ConfigError, DockerHost, Tier
 from jobd.daemon import check_paths, serve
 
 USER = "jobctl-doctor"
@@ -35,6 +36,11 @@ command = ["true"]
 [modes.sequential.limits]
 memory_bytes = {memory_bytes}
 """
+IN_DOCKER = """
+[docker]
+image = "{image.image}"
+python = "{image.python}"
+"""
 
 
 class Unwell(Exception):
@@ -45,11 +51,14 @@ class Unwell(Exception):
         self.advice = advice
 
 
-def rehearse(config: Config) -> Iterator[tuple[str, str | Unwell]]:
-    """Start an agent, run nothing; a name and what came of it for both."""
+def rehearse(config: Config, image: Image | None = None) -> Iterator[tuple[str, str | Unwell]]:
+    """Start an agent (in Docker, from this image), run nothing; a name and what came of it for both."""
     found: dict[str, str | Unwell] = {}
+    if config.docker.hosts and not _near(config):
+        yield "agent", "not tried: no engine shares a disk with this machine"
+        return
     try:
-        with _scratch(config) as scratch, _silent():
+        with _scratch(config, image) as scratch, _silent():
             trio.run(_rehearse, scratch, found)
     except (ConfigError, JobdClientError, OSError, TimeoutError) as error:
         name = "run" if "agent" in found else "agent"
@@ -74,9 +83,8 @@ async def _rehearse(config: Config, found: dict[str, str | Unwell]) -> None:
 
         nursery.start_soon(daemon)
         async with TrioClient(socket=config.admin_socket, patience_s=MARGIN_S) as client:
-            identity = ""
             try:
-                identity = (await client.session(USER)).agent
+                await client.session(USER)
                 found["agent"] = await _linked(client, patience_s)
                 if not isinstance(found["agent"], Unwell):
                     found["run"] = await _run(client, patience_s)
@@ -84,7 +92,7 @@ async def _rehearse(config: Config, found: dict[str, str | Unwell]) -> None:
                 failed.append(error)
             finally:
                 with trio.move_on_after(agents.stop_s + MARGIN_S, shield=True):
-                    await _end(client, identity)
+                    await _end(client)
         nursery.cancel_scope.cancel(reason="the rehearsal is over")
     if failed:
         raise failed[0]
@@ -93,11 +101,11 @@ async def _rehearse(config: Config, found: dict[str, str | Unwell]) -> None:
 async def _linked(client: TrioClient, patience_s: float) -> str | Unwell:
     with trio.move_on_after(patience_s):
         while True:
-            (agent,) = (await client.agents()).agents
-            if agent.linked:
+            agents = (await client.agents()).agents
+            if all(agent.linked for agent in agents):
                 return "has started and called home"
-            if agent.failure:
-                return Unwell(f"it does not start: {agent.failure}", "see [local] and [agents] of the configuration")
+            for failure in (agent.failure for agent in agents if agent.failure):
+                return Unwell(f"it does not start: {failure}", "see the backend and [agents] in the configuration")
             await trio.sleep(LOOK_S)
     return Unwell(f"it did not call home within {patience_s:g} s", "see [agents] of the configuration")
 
@@ -110,15 +118,15 @@ async def _run(client: TrioClient, patience_s: float) -> str | Unwell:
     return Unwell(f"it has {status.state}: {status.cause.text if status.cause else ''}", "see the agents' limits")
 
 
-async def _end(client: TrioClient, identity: str) -> None:
-    """End the agent; if that fails, it ends by itself after LONELY_S."""
-    if identity:
-        with suppress(JobdClientError):
-            await client.stop_agent(identity)
+async def _end(client: TrioClient) -> None:
+    """End the agents; if that fails, they end by themselves after LONELY_S."""
+    with suppress(JobdClientError):
+        for agent in (await client.agents()).agents:
+            await client.stop_agent(agent.id)
 
 
 @contextmanager
-def _scratch(config: Config) -> Iterator[Config]:
+def _scratch(config: Config, image: Image | None) -> Iterator[Config]:
     """The site's configuration, in a directory that lasts as long as this."""
     directory = _directory(config)
     codes = directory / "codes"
@@ -126,9 +134,11 @@ def _scratch(config: Config) -> Iterator[Config]:
         directory.chmod(0o711)  # the agents' uids pass through
         codes.mkdir()
         memory_bytes = min(MEMORY_BYTES, config.host.memory_bytes)
-        (codes / "noop.toml").write_text(NOOP.format(path=os.defpath, memory_bytes=memory_bytes))
+        noop = NOOP.format(path=os.defpath, memory_bytes=memory_bytes)
+        (codes / "noop.toml").write_text(noop + (IN_DOCKER.format(image=image) if image else ""))
         yield evolve(
             config,
+            docker=evolve(config.docker, hosts=_near(config)),
             state=str(directory / "s"),
             codes=str(codes),
             tiers={"default": Tier()},
@@ -138,6 +148,11 @@ def _scratch(config: Config) -> Iterator[Config]:
         )
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _near(config: Config) -> dict[str, DockerHost]:
+    """The engines of this machine: elsewhere a relay would be left behind."""
+    return {name: host for name, host in config.docker.hosts.items() if host.url.startswith("unix:")}
 
 
 def _directory(config: Config) -> Path:
