@@ -66,7 +66,10 @@ class SharedDisk:
 
     async def prepare(self, spec: AgentSpec, uid: int) -> None:
         """Make the directories and, for a new generation, write setup and token."""
-        await trio.to_thread.run_sync(homes.prepare, spec, uid, setup_of(spec))
+        try:
+            await trio.to_thread.run_sync(homes.prepare, spec, uid, setup_of(spec))
+        except OSError as error:
+            raise homes.refused(error) from None
 
     def mounts(self, spec: AgentSpec) -> list[Mount]:
         """Directories, because a socket's file is dead once its listener is made anew."""

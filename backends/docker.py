@@ -15,7 +15,7 @@ import trio
 from attrs import define, field
 
 from backends import homes, images
-from backends.base import AgentSpec, BackendError, Box, Epitaph, HostUnreachable, foreign
+from backends.base import AgentSpec, BackendError, Box, Epitaph, foreign
 from backends.containers import (
     LABEL,
     Hardening,
@@ -25,11 +25,13 @@ from backends.containers import (
     size,
 )
 from backends.disks import Disk
-from backends.engine import Engine, Missing
+from backends.engine import Engine, Missing, Taken
 
 LOG_LINES = 40
 LOG_TAIL_BYTES = 2000
 HANDLE_PREFIX = "docker."
+LOOKS_MAX = 40
+LOOK_PAUSE_S = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -57,29 +59,36 @@ class DockerBackend:
         await self.disk.prepare(spec, self._uid(spec))
 
     async def start(self, spec: AgentSpec) -> str:
-        """Look before create: this generation may be there already, running or not yet started."""
-        name = name_of(self.instance, spec.agent)
-        found = await self._inspect(name)
+        """Look before create, and again when another call of ours, cut off, is still at it in its thread."""
+        for _ in range(LOOKS_MAX):
+            try:
+                identity = await self._look_or_create(spec)
+                await self.engine.call("start", identity)  # one that runs already is no error
+            except Taken:
+                await trio.sleep(LOOK_PAUSE_S)
+                continue
+            assert spec.box is not None, "the fleet says what encloses an agent"
+            self._sizes[handle := HANDLE_PREFIX + identity] = spec.box
+            return handle
+        raise BackendError(f"the name {name_of(self.instance, spec.agent)} does not become free")
+
+    async def _look_or_create(self, spec: AgentSpec) -> str:
+        """The container of this generation, which is there already or is made: any other of its agent is removed."""
+        found = await self._inspect(name_of(self.instance, spec.agent))
         if found is not None:
             self._check_ours(found, spec)
-            state = found["State"]
             is_this = found["Config"]["Labels"].get(f"{LABEL}.generation") == str(spec.generation)
-            if not (is_this and state["Status"] in ("created", "running")):
+            if is_this and found["State"]["Status"] == "running":
+                return str(found["Id"])
+            if not is_this or found["State"]["Status"] != "created":
                 await self._remove(found["Id"])
                 found = None
         if found is None:
             mounts, uid = self.disk.mounts(spec), self._uid(spec)
             options = creation(self.instance, spec, uid, self.disk.zipapp_path, mounts, self.hardening)
-            created = await self.engine.call("create_container", **options)
-            identity = str(created["Id"])
-        else:
-            identity = str(found["Id"])
-        if found is None or found["State"]["Status"] == "created":
-            await self.disk.fill(self.engine, identity, spec, self._uid(spec))
-        await self.engine.call("start", identity)  # one that runs already is no error
-        assert spec.box is not None
-        self._sizes[handle := HANDLE_PREFIX + identity] = spec.box
-        return handle
+            found = await self.engine.call("create_container", **options)
+        await self.disk.fill(self.engine, found["Id"], spec, self._uid(spec))
+        return str(found["Id"])
 
     async def adopt(self, spec: AgentSpec) -> str | None:
         """Look for a running container with this agent's name and our labels."""
@@ -176,15 +185,8 @@ class DockerBackend:
                 raise BackendError(f"a container that is not ours has the name {found['Name'].lstrip('/')}")
 
     async def _remove(self, identity: str) -> None:
-        try:
+        with suppress(Missing, Taken):  # gone, or on its way
             await self.engine.call("remove_container", identity, force=True, v=True)
-        except Missing:
-            return
-        except HostUnreachable:
-            raise
-        except BackendError as error:
-            if "already in progress" not in str(error):
-                raise
 
     async def _processes(self, identity: str) -> frozenset[str]:
         """Process ids, as the engine's machine sees them, with the time of their start: a pid may come again."""

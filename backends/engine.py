@@ -22,12 +22,17 @@ T = TypeVar("T")
 
 CALLS_MAX = 8
 STREAMS_MAX = 2
+CONFLICT = 409
 
 log = logging.getLogger(__name__)
 
 
 class Missing(BackendError):
     """The engine has no such thing."""
+
+
+class Taken(BackendError):
+    """The name belongs to another thing, or to one that is being made or removed at this moment."""
 
 
 class Engine:
@@ -58,7 +63,7 @@ class Engine:
         except errors.NotFound as error:
             raise Missing(_words(error)) from None
         except errors.APIError as error:
-            raise BackendError(_words(error)) from None
+            raise (Taken if error.status_code == CONFLICT else BackendError)(_words(error)) from None
         except (requests.exceptions.RequestException, errors.DockerException, OSError) as error:
             raise HostUnreachable(f"{self._url}: {_reason(error)}") from None
 

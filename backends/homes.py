@@ -25,6 +25,12 @@ def prepare(spec: AgentSpec, owner: int, setup: AgentSetup) -> None:
         _write(spec.directory / "token", spec.token, owner)
 
 
+def refused(error: OSError) -> BackendError:
+    """What the disk has said, in our words."""
+    where = f": {error.filename}" if error.filename else ""
+    return BackendError(f"{error.strerror or error}{where}")
+
+
 def uid_of(spec: AgentSpec, first: int, count: int) -> int:
     """The user's own uid out of the configured range; raises BackendError when all are taken."""
     if spec.user_number >= count:

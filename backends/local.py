@@ -21,7 +21,7 @@ import trio
 from attrs import define, field
 
 from backends.base import AgentSpec, BackendError, foreign
-from backends.homes import prepare, uid_of
+from backends.homes import prepare, refused, uid_of
 from schemas.link import AgentSetup
 
 T = TypeVar("T")
@@ -86,8 +86,7 @@ class LocalBackend:
         try:
             return await trio.to_thread.run_sync(function, *arguments, limiter=self._threads)
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise BackendError(f"{error.strerror or error}{where}") from None
+            raise refused(error) from None
 
     def _prepare(self, spec: AgentSpec) -> None:
         setup = AgentSetup(

@@ -2,6 +2,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,9 +18,16 @@ def state() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(params=SITES)
-async def site(request: pytest.FixtureRequest, state: Path, nursery: trio.Nursery) -> AsyncIterator[Site]:
+@pytest.fixture(params=["fake", "local", pytest.param("docker", marks=pytest.mark.docker)])
+def needed(request: pytest.FixtureRequest) -> tuple[str, list[Any]]:
+    """The name of a site, and what it needs besides."""
+    return request.param, [request.getfixturevalue("engine")] if request.param == "docker" else []
+
+
+@pytest.fixture
+async def site(needed: tuple[str, list[Any]], state: Path, nursery: trio.Nursery) -> AsyncIterator[Site]:
     """Every test runs at every site; what it leaves running is ended here."""
-    site = SITES[request.param](state, nursery)
+    name, besides = needed
+    site = SITES[name](state, nursery, *besides)
     yield site
     await clear(site)

@@ -11,13 +11,18 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
 
-from backends.base import AgentSpec, Backend
+from backends.base import AgentSpec, Backend, Box
+from backends.containers import Hardening
+from backends.disks import SharedDisk
+from backends.docker import DockerBackend
+from backends.engine import Engine
 from backends.fake import FakeBackend, Place, failing
+from backends.images import Source
 from backends.local import LocalBackend
 from jobd.agent import Agent
 from jobd.config import Agents
@@ -228,6 +233,74 @@ class LocalSite:
                 await transport.receive()
 
 
+# --- docker ---------------------------------------------------------------------------------------------------------
+
+IMAGE, MISSING = "jobd-shell:bed", "jobd-absent:bed"
+NOTHING = Hardening(tmp_bytes=1 << 20, processes=64, open_files=256, seccomp="")
+
+
+class DockerSite(LocalSite):
+    """Containers of the test bed's engine; jobd's end of the links is the same as of local agents."""
+
+    never_started = "docker." + "0" * 64
+
+    def __init__(self, state: Path, nursery: trio.Nursery, client: Any) -> None:
+        super().__init__(state, nursery)
+        self._client = client
+        self._instance = ids.new_id("i")
+        (state / "agents").mkdir(mode=0o711)
+
+    def backend(self, zipapp: Path = ZIPAPP) -> DockerBackend:  # type: ignore[override]
+        return DockerBackend(
+            engine=Engine(self._client.url, 5.0),
+            disk=SharedDisk(zipapp),
+            instance=self._instance,
+            uid_first=200_000,
+            uid_count=3,
+            hardening=NOTHING,
+            stop_s=STOP_S,
+            ping_s=1.0,
+            image_source=Source(None, pulls=False),
+        )
+
+    def faulty(self, fault: str) -> tuple[Backend, str]:
+        if fault == "ends at once":
+            program = self._state / "broken.py"
+            program.write_text(f"raise SystemExit('{BROKEN}')")
+            program.chmod(0o644)
+            return self.backend(zipapp=program), BROKEN
+        words = {"ends without a word": "ended", "no program": "/no/such/python"}
+        return self.backend(), words.get(fault, str(self._state / "file"))
+
+    def spec(self, user_number: int = 0) -> AgentSpec:
+        box = Box(IMAGE, "/usr/bin/python3", 1.0, 128 << 20)
+        return attrs.evolve(new_spec(self._state, user_number), box=box)
+
+    def misplaced(self, spec: AgentSpec, fault: str) -> AgentSpec:
+        pythons = {"ends without a word": "/bin/false", "no program": "/no/such/python"}
+        if fault in pythons:
+            return attrs.evolve(spec, box=attrs.evolve(spec.box, python=pythons[fault]))
+        return super().misplaced(spec, fault)
+
+    async def kill(self, handle: str) -> None:
+        self._client.api.kill(handle.removeprefix("docker."))
+        while handle.removeprefix("docker.") in self.agents():
+            await trio.sleep(0.01)
+
+    def agents(self) -> list[str]:
+        return [each["Id"] for each in self._containers()]
+
+    def leftovers(self) -> list[str]:
+        return self.agents()  # one that has exited is kept for its last words, until the next start or a stop
+
+    def clear(self) -> None:
+        for each in self._containers(all=True):
+            self._client.api.remove_container(each["Id"], force=True, v=True)
+
+    def _containers(self, **options: Any) -> list[Any]:
+        return self._client.api.containers(filters={"label": f"jobd.instance={self._instance}"}, **options)
+
+
 async def nothing_in_bulk(_: Identify, stream: trio.abc.Stream) -> None:
     await stream.aclose()
 
@@ -268,6 +341,9 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 async def clear(site: Site) -> None:
     """End every agent of the site, without its backend's help."""
+    if isinstance(site, DockerSite):
+        site.clear()
+        return
     for each in site.agents():
         with contextlib.suppress(ProcessLookupError, KeyError):
             await site.kill(each)
@@ -287,4 +363,4 @@ def reap() -> None:
         os.waitpid(zombie, 0)
 
 
-SITES = {"fake": FakeSite, "local": LocalSite}
+SITES = {"fake": FakeSite, "local": LocalSite, "docker": DockerSite}

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import bed, client_of
 from realdaemon import wait_until
+from testbed import bed, client_of
 
 pytestmark = pytest.mark.docker
 

@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, bed, client_of
 from dockerdaemon import DockerDaemon
 from realdaemon import short_directory, wait_until
+from testbed import ROOT, bed, client_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
