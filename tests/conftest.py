@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import docker
 import pytest
-from testbed import ROOT, bed, client_of
+from testbed import bed, client_of, engine_home
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +18,7 @@ def engine() -> Iterator[docker.DockerClient]:
     bed("engine.sh", "install")
     bed("engine.sh", "up")
     bed("images.sh", "build")
-    home = Path(os.environ.get("JOBD_BED_ENGINE", ROOT / "build" / "testbed" / "engine"))
-    client = client_of(f"unix://{home / 'docker.sock'}")
+    client = client_of(f"unix://{engine_home() / 'docker.sock'}")
     yield client
     client.close()
     if not was_up:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from .containers import in_containers
 from .crowds import agent_process, connections, finished, grants
 from .figures import Figure, save, show
 from .reads import polling, watching
@@ -19,6 +20,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     "finished": lambda: finished(10_000),
     "connections": lambda: connections(1000),
     "agent": agent_process,
+    "containers": lambda: in_containers(15),
 }
 
 

@@ -23,11 +23,17 @@ class DockerDaemon(Daemon):
         hosts: Mapping[str, Mapping[str, Any]],
         tables: Mapping[str, Mapping[str, Any]] | None = None,
         codes: Path = CODES,
+        *,
+        shipped: bool = False,
     ) -> None:
         given = dict(tables or {})
-        settings = {"call_s": 3.0, "ping_s": 0.3, **given.pop("docker", {})}
-        merged = {"agents": {"backoff_s_max": 1.0, "call_home_s": 30.0, **given.pop("agents", {})}, **given}
-        super().__init__(home, {**merged, "docker": {**settings, "hosts": dict(hosts)}}, codes=str(codes))
+        small = {} if shipped else {"call_s": 3.0, "ping_s": 0.3}
+        patient = {} if shipped else {"backoff_s_max": 1.0, "call_home_s": 30.0}
+        settings = {**small, **given.pop("docker", {})}
+        merged = {"agents": {**patient, **given.pop("agents", {})}, **given}
+        super().__init__(
+            home, {**merged, "docker": {**settings, "hosts": dict(hosts)}}, shipped=shipped, codes=str(codes)
+        )
         self.engine = engine
 
     def end(self) -> None:

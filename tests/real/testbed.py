@@ -21,6 +21,11 @@ def bed(
     return done
 
 
+def engine_home() -> Path:
+    """Where the bed's engine has its socket."""
+    return Path(os.environ.get("JOBD_BED_ENGINE", ROOT / "build" / "testbed" / "engine"))
+
+
 def client_of(url: str) -> docker.DockerClient:
     client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
     client.api.trust_env = False
