@@ -93,7 +93,7 @@ async def _end(world: World, tasks: Counter[str]) -> None:
     if world.universe.sick:
         await until_over(world)
         world.universe.count("healed")
-        world.universe.sick.clear()
+        world.universe.heal()
     await until_over(world)
     world.oracle.check_end()
     world.answers.check_end()

@@ -20,6 +20,11 @@ def test_the_contract_holds_in_every_seed(first: int) -> None:
         simulate(seed)
 
 
+@pytest.mark.parametrize("seed", [1197])
+def test_the_contract_holds_in_a_seed_that_once_failed(seed: int) -> None:
+    simulate(seed)
+
+
 def test_a_seed_replays_exactly() -> None:
     assert simulate(7).trace_hash == simulate(7).trace_hash
 

@@ -1,5 +1,6 @@
 """What was really executed, and whether a verdict is true to it."""
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -42,10 +43,11 @@ def is_true(oracle: "Oracle", epoch: Epoch, record: RunRecord) -> bool:
     if code == "forgotten":
         return epoch in oracle.forgotten and record.user in oracle.forgets
     if code in ("run_timeout", "start_timeout"):
-        # An end that could not be told yet, or never while the agent is sick, was none for jobd.
-        is_sick = oracle.users[record.user] in oracle.universe.sick
-        heard = execution is None or not exited or is_sick or trio.current_time() - execution.ended < UNTOLD_S
-        return heard and (execution is not None or code == "start_timeout")
+        # An end that could not be told yet was none for jobd; nor, while the agent is sick, was any.
+        user, universe = oracle.users[record.user], oracle.universe
+        well_since = inf if user in universe.sick else universe.healed.get(user, 0.0)
+        known_from = max(execution.ended, well_since) + UNTOLD_S if execution is not None and exited else inf
+        return trio.current_time() < known_from and (execution is not None or code == "start_timeout")
     if code == "heartbeat_timeout":
         return trio.current_time() - oracle.up_at > record.limits.heartbeat_s - 1.0
     return code in ("queue_timeout", "agent_start", "not_started")

@@ -90,6 +90,7 @@ class Universe:
     calm: bool = False  # nothing goes wrong any more, but for the sick:
     sick: dict[str, str] = field(factory=dict)  # users whose agents work no more, by name, and how they fail
     sick_from: float = 0.0
+    healed: dict[str, float] = field(factory=dict)  # when the sick were healed, by name
     violation: str = ""
     wall_offset_s: float = 0.0
     _wall_s_max: float = 0.0
@@ -148,6 +149,11 @@ class Universe:
         """Violate unless it holds."""
         if not holds:
             self.violate(text())
+
+    def heal(self) -> None:
+        """All are well from now on; the connections that they have stay as they are until they are given up."""
+        self.healed = dict.fromkeys(self.sick, trio.current_time())
+        self.sick.clear()
 
     def happens(self, probability: float) -> bool:
         """Whether something of this probability goes wrong now."""
