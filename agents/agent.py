@@ -18,7 +18,7 @@ import socket
 import trio
 from attrs import evolve
 
-from agents import disk, procs, records
+from agents import disk, ipc, procs, records
 from agents.analysis import Workers
 from agents.bulk import Bulk
 from agents.disk import Tree
@@ -154,6 +154,7 @@ class Agent:
             bulk=self._bulk,
             progress=progress,
             log_tail_bytes=self._setup.log_tail_bytes,
+            clear_up=self._clear_up,
         )
         self._nursery.start_soon(self._live_run, self._runs[epoch])
 
@@ -164,6 +165,12 @@ class Agent:
             log.info("run %s: ended", run.name)
         del self._runs[run.epoch]
         self._ran_at = trio.current_time()
+
+    def _clear_up(self) -> None:
+        """A run's processes are gone. jobd is not told yet, so no next run begins here before this is done; it is one
+        step without an await, so none that came all the same does either."""
+        if self._setup.sweeps_ipc and len(self._runs) == 1:
+            ipc.sweep()
 
     async def _remove(self, upto: Epoch) -> None:
         if any(epoch.job == upto.job and epoch.serial <= upto.serial for epoch in self._runs):

@@ -16,6 +16,7 @@ import math
 import os
 import signal
 import typing
+from collections.abc import Callable
 from typing import TypeVar
 
 import trio
@@ -59,6 +60,7 @@ class Run:
         bulk: Bulk,
         progress: ProgressReport,
         log_tail_bytes: int,
+        clear_up: Callable[[], object],
     ) -> None:
         self.epoch = epoch
         self.order = order
@@ -72,6 +74,7 @@ class Run:
         self._bulk = bulk
         self.progress = progress
         self._log_tail_bytes = log_tail_bytes
+        self._clear_up = clear_up  # when no process of it is left, before that is said
         self._recovered = outbox.state(epoch) is not None
         self._is_journaled = trio.Event()
         self._stop = self._read(records.STOP, records.StopRequest) if self._recovered else None
@@ -124,6 +127,7 @@ class Run:
         """All the rest of its life, up to the Ended in the outbox."""
         end = await self._until_ended()
         failpoint("run.end_seen")
+        self._clear_up()
         if (main := self._read(records.MAIN, records.Main)) is not None:
             await self._outbox.started(self.epoch, main.at)
             await self.progress.ask_once_more()
