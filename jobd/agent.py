@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 
 import trio
 
@@ -27,7 +28,7 @@ class Agent:
         self.failures = 0  # starts in a row that failed
         self.slots: Slots | None = None  # of the run that it is for, where agents are enclosed with their runs
         self.fitted: tuple[str, Slots] | None = None  # the handle whose enclosure has room for these
-        self.linked_at = trio.current_time()  # when it was last seen linked, by trio's clock
+        self.linked_at = -math.inf  # when its last link ended, by trio's clock
         self.changed = Notice()
 
     def accepts(self, token: str) -> bool:
