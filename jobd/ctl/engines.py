@@ -45,7 +45,7 @@ may("it can mount", lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0
 may("it can make user namespaces", lambda: libc.unshare(0x10000000) == 0)
 may("it sees the engine's socket", lambda: os.path.exists("/var/run/docker.sock"))
 may("it can write to the kernel's settings", lambda: os.open("/proc/sys/kernel/hostname", os.O_WRONLY))
-os.write(1, json.dumps(found).encode())
+os.write(1, json.dumps(found).encode() + b"\\n")
 """
 
 
