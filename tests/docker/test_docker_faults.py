@@ -52,9 +52,11 @@ def test_a_left_over_name_of_ours_is_taken_and_a_strangers_is_an_error(make_daem
     container.kill()  # an exited container keeps the name
     assert daemon.done(user, "k", "true")["state"] == "completed"
     name = f"jobd-{daemon.instance}-{agent['id']}"
+    daemon.sigkill()  # or it would put a new container in the place of the one that goes, before we do
     engine.containers.get(name).remove(force=True)
     stranger = engine.containers.create("jobd-shell:bed", ["sleep", "1"], name=name)
     try:
+        daemon.start()
         daemon.run(user, "l", "true", limits={"start_s": 3.0})
         status = daemon.until(user, "l", "failed", 30)
         assert status["cause"]["code"] == "agent_start"
@@ -69,11 +71,12 @@ def test_a_container_that_was_created_and_never_started_is_started(daemon, user)
     daemon.done(user, "j", "true")
     (agent,) = [each for each in daemon.agents() if "/run." in each["place"] and each["user"] == user]
     (container,) = [each for each in daemon.containers() if each.labels["jobd.agent"] == agent["id"]]
-    daemon.engine.api.stop(container.id)
-    attrs = container.attrs
+    daemon.sigkill()  # as if it had died between its calls of create and start
     container.remove(force=True)
     labels = {**container.labels, "jobd.generation": str(agent["generation"] + 1)}
-    daemon.engine.containers.create("jobd-shell:bed", ["sleep", "1"], name=attrs["Name"].lstrip("/"), labels=labels)
+    name = container.attrs["Name"].lstrip("/")
+    daemon.engine.containers.create("jobd-shell:bed", ["sleep", "1"], name=name, labels=labels)
+    daemon.start()
     # It has another command than ours, so the agent in it never calls home, and the next generation replaces it.
     assert daemon.done(user, "k", "true")["state"] == "completed"
 
