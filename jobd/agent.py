@@ -20,7 +20,7 @@ class Agent:
         self.record = record
         self.link: Link | None = None
         self.ops: dict[str, Op] = {}
-        self.heard = now  # when it last was linked
+        self.heard = now  # when a link on which it had answered ended
         self.used = now.boot_s  # when it was last asked for, or had a run
         self.waiting = 0  # requests that wait for it
         self.stage = ""  # what its tending does now
@@ -53,7 +53,8 @@ class Agent:
         """The link has ended; the ops that rode on it are lost."""
         if self.link is link:
             self.link = None
-            self.heard = now
+            if link.answered is not None:
+                self.heard = now
             self.linked_at = trio.current_time()
             self._lose_ops()
             self.changed.notify()

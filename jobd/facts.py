@@ -118,6 +118,9 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
     """Act on one fact of a link that is in order."""
     if agent.link is not link:
         return  # a newer link has replaced this one
+    if link.welcomed and link.answered is None:
+        link.answered = trio.current_time()
+        agent.changed.notify()
     if isinstance(fact, Started | Ended):
         _take_durable(core, agent, link, fact)
     elif isinstance(fact, Taken):

@@ -51,7 +51,8 @@ class Link:
         self._wake = Notice()
         self._gate = 0
         self._heard = trio.current_time()
-        self.welcomed: float | None = None  # when its Welcome has left, which waits for the disk
+        self.welcomed = False  # its Welcome, which waits for the disk, has left
+        self.answered: float | None = None  # when it said its first word after that
         self.closed = False
         self.closing = False
 
@@ -64,7 +65,7 @@ class Link:
             log.warning("link: %d orders wait, the agent does not read: closed", self._config.orders_max)
             self.close()
         elif isinstance(order, Beat):
-            if self.welcomed is not None:  # the first word is Welcome
+            if self.welcomed:  # the first word is Welcome
                 self._orders.appendleft((0, order))  # a heartbeat does not
         else:
             self._orders.append((sequence, order))
@@ -112,7 +113,7 @@ class Link:
                     await self._transport.send(codec.encode(order))
                 if patience.cancelled_caught:
                     return
-                self.welcomed = self.welcomed or trio.current_time()
+                self.welcomed = True
         except LinkClosed:
             return
 

@@ -97,17 +97,19 @@ async def _while(state: type[State], core: Core, run: Run, limit_s: float, why: 
 
 async def _watch(core: Core, run: Run, limit_s: float, why: Cause) -> None:
     """Give the run up at its limit. While its agent is away nothing is known of it, so the limit on that counts
-    instead; and an agent that is back and welcomed has a moment to tell what happened meanwhile."""
+    instead; so it does on a new link that may be half-open, until the agent has answered on it. From then on it has a
+    moment to tell what happened meanwhile."""
     agent = _agent_of(core, run)
     assert run.scope is not None, "its limits are watched in its scope"
     assert agent is not None, "an ordered run has an agent"
     while True:
-        if agent.link is None:
-            left, because = run.record.limits.heartbeat_s - elapsed_s(agent.heard, core.world.now()), HEARTBEAT_TIMEOUT
+        if agent.link is None or agent.link.answered is None:
+            now = core.world.now()
+            silent_s = min(elapsed_s(agent.heard, now), elapsed_s(run.record.state.since, now))
+            left, because = run.record.limits.heartbeat_s - silent_s, HEARTBEAT_TIMEOUT
         else:
-            now = trio.current_time()
-            told = (agent.link.welcomed or now) + core.config.agents.tell_s
-            left, because = max(_left(core, run, limit_s), told - now), why
+            told = agent.link.answered + core.config.agents.tell_s
+            left, because = max(_left(core, run, limit_s), told - trio.current_time()), why
         if left <= 0:
             run.scope.cancel(because)
             return

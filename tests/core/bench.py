@@ -100,6 +100,7 @@ class Wire:
 
     orders: list[Order] = field(factory=list)
     closed: bool = False
+    swallows: bool = False  # half-open: what is sent on it goes nowhere, and no error says so
     answers: Callable[[Order], Fact | None] = lambda _order: None
     _facts: Any = field(factory=lambda: trio.open_memory_channel[str](100))
 
@@ -118,6 +119,8 @@ class Wire:
         await trio.lowlevel.checkpoint()
         if self.closed:
             raise LinkClosed
+        if self.swallows:
+            return
         order = codec.decode(text, Order, MESSAGE_BYTES_MAX)
         self.orders.append(order)
         answer = order if isinstance(order, Beat) else self.answers(order)

@@ -157,6 +157,44 @@ async def test_the_limit_on_a_run_waits_for_an_agent_that_is_away(autojump_clock
         assert run.record.state.verdict == "completed"
 
 
+async def test_the_limit_on_a_run_waits_for_an_agent_whose_new_link_is_half_open(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with bench() as built:
+        run, wire = await started(built)
+        built.nursery.start_soon(runs.conduct, built.core, run, plans.hold(built.core, run))
+        await trio.sleep(run.record.limits.run_s - 5)
+        await wire.aclose()
+        await trio.sleep(60)
+        held = (Held(Epoch(*run.key), "ended"),)
+        half_open = await built.link(run.user, Wire(swallows=True), held=held)  # nothing comes after its hello
+        await trio.sleep(built.core.config.agents.tell_s + 1)
+        assert run.active
+        await half_open.aclose()
+        back = await built.link(run.user, held=held)
+        back.say(Ended(2, Epoch(*run.key), "exited", 60.0, exit_code=0))
+        await settled()
+        assert run.record.state.verdict == "completed"
+
+
+async def test_a_run_whose_agent_never_answers_on_its_links_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with bench() as built:
+        run, wire = await started(built)
+        built.nursery.start_soon(runs.conduct, built.core, run, plans.hold(built.core, run))
+        await trio.sleep(1)
+        await wire.aclose()
+        until = trio.current_time() + run.record.limits.heartbeat_s
+        while trio.current_time() < until:
+            assert run.active
+            half_open = await built.link(run.user, Wire(swallows=True), held=(Held(Epoch(*run.key), "running"),))
+            await trio.sleep(10)
+            await half_open.aclose()
+        await trio.sleep(1)
+        assert not run.active and run.record.state.cause.code == "heartbeat_timeout"
+
+
 async def test_a_serial_that_never_was_is_stale() -> None:
     async with bench() as built:
         await accepted(built)
