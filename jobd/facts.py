@@ -33,6 +33,7 @@ from schemas.link import (
     Fact,
     Hello,
     Progress,
+    Queued,
     Remove,
     Removed,
     Started,
@@ -123,17 +124,9 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
         agent.changed.notify()
     if isinstance(fact, Started | Ended):
         _take_durable(core, agent, link, fact)
-    elif isinstance(fact, Taken):
-        run = _own(core, agent, fact.epoch)
-        if run and isinstance(run.record.state, Starting):
-            run.waits(Situation("inputs", "the agent fetches its inputs and starts it"))
-    elif isinstance(fact, Progress):
-        run = _own(core, agent, fact.epoch)
-        if run and parse(run.record.place).role == "run":
-            run.warning = fact.problem
-            run.job.touch()
-        elif run and isinstance(run.record.state, Running):
-            core.jobs.progressed(run, fact)
+    elif isinstance(fact, Taken | Queued | Progress):
+        if run := _own(core, agent, fact.epoch):
+            _take_word(core, run, fact)
     elif isinstance(fact, Answer):
         if op := agent.ops.get(fact.op):
             op.answered(fact)
@@ -142,6 +135,26 @@ def take(core: Core, agent: Agent, link: Link, fact: Fact) -> None:
     elif isinstance(fact, Hello):
         log.warning("agent %s said hello twice: link closed", agent.record.id)
         link.close()
+
+
+def _take_word(core: Core, run: Run, fact: Taken | Queued | Progress) -> None:
+    """About a run, and not kept."""
+    if isinstance(fact, Progress):
+        if parse(run.record.place).role == "run":
+            run.warning = fact.problem
+            run.job.touch()
+        elif isinstance(run.record.state, Running):
+            core.jobs.progressed(run, fact)
+    elif isinstance(run.record.state, Starting):
+        inputs = Situation("inputs", "the agent fetches its inputs and starts it")
+        run.waits(_queued(fact) if isinstance(fact, Queued) else inputs)
+
+
+def _queued(fact: Queued) -> Situation:
+    """In the words that people use; a reason that is not the queue's own is the scheduler's."""
+    why = f", because of {fact.reason}" if fact.reason and fact.reason != "None" else ""
+    when = f"; it expects to start it in {fact.starts_in_s:.0f} s" if fact.starts_in_s is not None else ""
+    return Situation("cluster_queue", f"job {fact.job} of the cluster's scheduler is {fact.state}{why}{when}")
 
 
 def _take_durable(core: Core, agent: Agent, link: Link, fact: Started | Ended) -> None:

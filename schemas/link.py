@@ -32,6 +32,11 @@ Outcome = Literal[
     "disk",  # it took more disk than it may, or than there is: text says how much
     "not_started",  # the command could not be executed, or its inputs could not be fetched: text says why
     "lost",  # its parent died without an end record; what was left of it has been killed
+    "rejected",  # the cluster's scheduler did not take it: text is the scheduler's own
+    "requeued",  # the scheduler began it a second time, which ends at the claim
+    "node_failed",  # the scheduler gave it up because a node failed
+    "preempted",  # the scheduler ended it in favour of another
+    "scheduler_canceled",  # somebody ended it at the scheduler, not through jobd
 ]
 
 
@@ -41,6 +46,28 @@ class Epoch:
 
     job: str = field(validator=checked(check_id))
     serial: int = field(validator=between(1, SERIAL_MAX))
+
+
+@frozen
+class Home:
+    """Where an agent that has no sockets of its own reaches jobd's TLS port."""
+
+    host: str = field(validator=at_most(255))
+    port: int = field(validator=between(1, 65535))
+    server_name: str = field(validator=at_most(255))  # jobd's certificate must be for this name or address
+    certificates: str = field(validator=at_most(64 * 1024))  # PEM; jobd's must be one of these or come from one
+    proxy: str = field(default="", validator=at_most(255))  # host:port of an HTTP proxy that takes CONNECT
+
+
+@frozen
+class Slurm:
+    """How an agent on a cluster's login node uses the scheduler."""
+
+    poll_s: float = field(default=2.0, validator=between(0.1, 3600))  # between two looks while something changes
+    poll_s_max: float = field(default=30.0, validator=between(0.1, 3600))  # and while nothing does
+    command_s: float = field(default=20.0, validator=between(0.1, 3600))  # one that takes longer counts as failed
+    settle_s: float = field(default=15.0, validator=between(0.1, 3600))  # a submit may yet appear for so long
+    vanish_s: float = field(default=120.0, validator=between(0.1, 86400))  # unknown to all for so long: it is gone
 
 
 @frozen
@@ -59,6 +86,8 @@ class AgentSetup:
     inherits: bool = False  # codes and workers get the agent's own environment too: its image's, in a container
     # The directory of `control.sock` and `bulk.sock`, where a relay has made them; empty: the agent's own.
     doors: str = ""
+    home: Home | None = None  # it has no sockets and no token file: it calls home over TLS
+    slurm: Slurm | None = None  # its runs are submitted
 
 
 @frozen
@@ -127,6 +156,21 @@ class RunLimits:
         return evolve(self, memory_bytes=None, processes=None)
 
 
+@frozen
+class Batch:
+    """How a run is submitted; jobd has checked every value against the site's limits.
+
+    The agent adds --parsable, --no-requeue, --export=NONE, and name, directory and output. The job's script executes
+    the run's parent on its first node, whose first act is the claim.
+    """
+
+    directives: tuple[str, ...] = field(validator=at_most(64))  # of sbatch, one word each: --partition=short
+    setup: tuple[str, ...] = field(default=(), validator=at_most(64))  # lines of shell before the command
+    python: str = "python3"  # on the compute nodes, 3.10 or newer
+    warn_signal: int = field(default=0, validator=between(0, 64))  # sent to the main process's group ...
+    warn_s: float = field(default=0.0, validator=between(0, 86400))  # ... so long before its wall time is over
+
+
 # --- orders: jobd -> agent ------------------------------------------------------------------------------------------
 
 
@@ -158,6 +202,7 @@ class Start:
     limits: RunLimits
     worker: Worker | None = None  # asked for `progress` while the run goes on
     progress_s: float = 1.0
+    batch: Batch | None = None  # it is submitted to the cluster's scheduler
 
 
 @frozen
@@ -327,6 +372,17 @@ def progress_of(job: str, serial: int, said: Json) -> Progress:
 
 
 @frozen
+class Queued:
+    """Where a run stands at its cluster's scheduler, before it runs; not durable, the latest counts."""
+
+    epoch: Epoch
+    job: str = field(validator=at_most(64))  # the scheduler's name for it
+    state: str = field(validator=at_most(64))  # in the scheduler's words: PENDING, ...
+    reason: str = field(default="", validator=at_most(200))  # likewise: Priority, Resources, JobHeldUser, ...
+    starts_in_s: float | None = field(default=None, validator=between(0, AGE_S_MAX))  # what the scheduler expects
+
+
+@frozen
 class Answer:
     """The reply to an op: a result, or an error, or the word that `bytes` come by bulk as transfer `op`."""
 
@@ -349,7 +405,7 @@ class Removed:
     epoch: Epoch
 
 
-Fact = Hello | Taken | Started | Ended | Progress | Answer | Removed | Beat
+Fact = Hello | Taken | Queued | Started | Ended | Progress | Answer | Removed | Beat
 
 
 @frozen
