@@ -68,12 +68,12 @@ def write_whole(path: Path, text: str, mode: int) -> None:
     draft.rename(path)
 
 
-def open_store(path: Path) -> tuple[SqliteDisk, Memory]:
+def open_store(path: Path, reserve_bytes: int = 0) -> tuple[SqliteDisk, Memory]:
     """The store and what must be in memory of it; raises ConfigError when the file is damaged, or too new."""
     try:
-        disk = SqliteDisk(path)
+        disk = SqliteDisk(path, reserve_bytes)
         return disk, disk.load()
-    except (sqlite3.Error, CodecError, RuntimeError) as error:
+    except (OSError, sqlite3.Error, CodecError, RuntimeError) as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
@@ -93,7 +93,7 @@ async def serve(config: Config) -> None:
 async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
     check_paths(config)
     with locked(config.directory):
-        disk, memory = open_store(config.directory / "jobd.sqlite")
+        disk, memory = open_store(config.directory / "jobd.sqlite", config.store.reserve_bytes)
         gateway = UnixGateway(config.directory, config.agents)
         in_docker = bool(config.docker.hosts)
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix, in_docker=in_docker)

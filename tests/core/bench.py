@@ -66,6 +66,7 @@ class MemoryDisk:
 
     batches: list[list[Write]] = field(factory=list)
     fails: bool = False
+    is_scarce: bool = False
 
     def write(self, batch: Sequence[Write]) -> None:
         if self.fails:
@@ -75,6 +76,9 @@ class MemoryDisk:
     def of(self, kind: type[T]) -> list[T]:
         found = {_key(each): each for batch in self.batches for each in batch if isinstance(each, kind)}
         return list(found.values())
+
+    def look_for_room(self) -> None:
+        self.is_scarce = False
 
     def load(self) -> Memory:
         runs = [run for run in self.of(RunRecord) if not isinstance(run.state, Ended)]

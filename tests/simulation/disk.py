@@ -102,6 +102,11 @@ class FakeDisk:
         self._universe = universe
         self._life = life
 
+    is_scarce = False
+
+    def look_for_room(self) -> None:
+        """It is not scarce."""
+
     def load(self) -> Memory:
         """Everything that must be in memory."""
         select = self._platter.select
