@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from attrs import field, frozen
 
@@ -23,15 +24,21 @@ from schemas.ids import check_name
 from schemas.link import Batch, Slurm
 
 MINUTE_S = 60
-SPARE_S = 60.0  # the scheduler's wall time is so much longer than the run's, whose own parent ends it in time
+SPARE_S = 60.0  # a run's own parent ends it so long before the scheduler would
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=&|*\[\]@-]{0,127}")  # of a directive's value; never an option
+
+
+Authentication = Literal[
+    "password",  # a password, and a code wherever the cluster asks for one; or a key
+    "password+code",  # the code is typed behind the password, into one field
+]
 
 
 @frozen
 class Partition:
     """What one job may ask of a partition, at most."""
 
-    run_s_max: float = field(validator=between(60, 366 * 86400))
+    run_s_max: float = field(validator=between(120, 366 * 86400))
     nodes_max: int = field(default=1, validator=between(1, 1 << 20))
     cores_per_node: int = field(default=1, validator=between(1, 1 << 20))
     memory_per_node_bytes: int = field(default=1 << 30, validator=between(1 << 20, 1 << 50))
@@ -67,6 +74,7 @@ class Cluster:
     host_keys: tuple[str, ...] = field(validator=at_most(64))  # theirs: "ssh-ed25519 AAAA..."
     home: str  # the name or address by which the login nodes reach jobd's [tls] port
     partitions: dict[str, Partition]  # the first is used when a run names none
+    authentication: Authentication = "password"
     proxy: str = ""  # host:port of an HTTP proxy on the way there
     directory: str = "~/.jobd"  # on a file system that the compute nodes share; $VARIABLES are the site's
     python: str = "python3"  # 3.10 or newer, on all nodes
