@@ -196,11 +196,9 @@ async def test_attempts_that_fail_are_never_a_storm(autojump_clock: trio.testing
                 await site.login(LoginRequest("ada", "wrong"))
             except LoginRefused:
                 tried += 1
-            except LoginActive as active:
-                assert active.retry_after_s is not None
-                assert active.retry_after_s >= 1
+            except LoginActive:
                 await trio.sleep(1)
-        assert len(site.portal.attempts) == tried < 25
+        assert len(site.portal.attempts) == tried < 25, "in an hour"
         await trio.sleep(300)
         assert (await site.login()).state == "ready", "and one that is right is let in after the pause"
 

@@ -56,6 +56,7 @@ class Platter:
                 key = type(write), _key(write)
                 self.tables[key[0]][key[1]] = write
                 left.pop(key, None)
+                left.pop(Delete(*key), None)
                 left[key] = write
         for write in left.values():
             self._tell(write)
