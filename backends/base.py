@@ -6,6 +6,7 @@ agent: agents call home.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +19,15 @@ class BackendError(Exception):
 
 class HostUnreachable(BackendError):
     """The place cannot be asked now, so nothing is known of what runs there; it may all go on."""
+
+
+class LoginError(BackendError):
+    """A cluster did not let the user in, or the agent could not be brought there. `code` is stable (docs/slurm.md);
+    neither it nor the text ever holds a secret."""
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def foreign(handle: str, backend: str) -> BackendError:
@@ -63,6 +73,17 @@ class AgentSpec:
     box: Box | None = None  # for a backend that encloses
 
 
+@frozen
+class Credentials:
+    """What a user shows to a cluster; kept until the session is open, and then nowhere."""
+
+    username: str
+    password: str = field(default="", repr=False)
+    code: str = field(default="", repr=False)  # the one-time code
+    key: str = field(default="", repr=False)  # a private key, OpenSSH or PEM
+    passphrase: str = field(default="", repr=False)  # of the key
+
+
 class Backend(Protocol):
     """Start, find again and stop agents. Calls may be repeated and cut off at any await; each is idempotent."""
 
@@ -106,3 +127,14 @@ class Enclosure(Protocol):
 
     async def until_lost(self, found: Callable[[], None]) -> None:
         """Call `found` when the place can be reached; raise HostUnreachable when it cannot, or cannot any more."""
+
+
+@runtime_checkable
+class Portal(Protocol):
+    """What a backend has besides when its place lets nobody in without a user's own credentials. Outside of the user's
+    session every call for an agent of that user raises HostUnreachable."""
+
+    def session(
+        self, user: str, credentials: Credentials, tell: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Inside it, this user's agents can be started there. `tell` hears the stages; raises LoginError."""

@@ -8,33 +8,45 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
+
+from jobd.clusters import Cluster, Site, Size
 from jobd.codes import Code
 from jobd.errors import Invalid
 from jobd.store import Blob
+from schemas import codec
 from schemas.api import Input, RunRequest
 from schemas.records import Execution, Instant, LibraryRecord, Limits, Pending, RunRecord, Slots, StoredInput
 
 Library = Mapping[str, LibraryRecord]
 
 
-def draft(codes: Mapping[str, Code], ask: RunRequest, library: Library, now: Instant) -> tuple[RunRecord, list[Blob]]:
-    """The record of the run that is asked for, without owner, serial and order yet; raises Invalid.
+def draft(
+    codes: Mapping[str, Code], sites: Mapping[str, Site], ask: RunRequest, library: Library, now: Instant
+) -> tuple[RunRecord, list[Blob]]:
+    """The record of the run that is asked for, without owner, serial and order yet; raises Invalid. `sites` are the
+    clusters, by name.
 
     Names of library files are resolved here, once: what happens to the names later does not touch the run.
     """
-    code = codes.get(ask.code)
+    site = _site(sites, ask)
+    code = (site.codes if site else codes).get(ask.code)
     if code is None:
-        raise Invalid(f"There is no code '{ask.code}'; there are: {', '.join(codes)}.", field="code")
+        offered = ", ".join(site.codes if site else codes)
+        raise Invalid(f"There is no code '{ask.code}' here; there are: {offered}.", field="code")
     if ask.mode not in code.modes:
         raise Invalid(f"'{ask.code}' has the modes {', '.join(code.modes)}.", field="mode")
     blobs, inputs = _inputs(code, ask.inputs, library)
     slots, limits = _slots(code, ask), _limits(code, ask)
-    hashed = {
-        "code": [code.name, code.version],
-        "mode": ask.mode,
-        "slots": [slots.cores, slots.memory_bytes],
-        "inputs": {each.path: each.sha256 for each in inputs},
-    }
+    execution = Execution(
+        command=code.command(ask.mode, slots.cores),
+        environment=code.environment,
+        limits=code.run_limits(ask.mode, limits),
+        worker=code.worker(),
+        progress_s=code.analysis.progress_s if code.analysis else 1.0,
+    )
+    if site:
+        slots, limits, execution = _submitted(site.cluster, ask, slots, limits, execution)
     record = RunRecord(
         user="",
         job="",
@@ -43,23 +55,58 @@ def draft(codes: Mapping[str, Code], ask: RunRequest, library: Library, now: Ins
         code=code.name,
         code_version=code.version,
         mode=ask.mode,
-        input_hash=hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
+        input_hash=_input_hash(code, ask, slots, inputs),
         inputs=inputs,
         slots=slots,
         limits=limits,
-        execution=Execution(
-            command=code.command(ask.mode, slots.cores),
-            environment=code.environment,
-            limits=code.run_limits(ask.mode, limits),
-            worker=code.worker(),
-            progress_s=code.analysis.progress_s if code.analysis else 1.0,
-        ),
+        execution=execution,
         state=Pending(now),
         timeline=(),
         idempotency_key=ask.idempotency_key,
-        image=code.docker.image if code.docker else "",
+        image=code.docker.image if code.docker and not site else "",
+        place=site.cluster.name if site else "local",
     )
     return record, blobs
+
+
+def _input_hash(code: Code, ask: RunRequest, slots: Slots, inputs: tuple[StoredInput, ...]) -> str:
+    hashed = {
+        "code": [code.name, code.version],
+        "mode": ask.mode,
+        "slots": [slots.cores, slots.memory_bytes],
+        "inputs": {each.path: each.sha256 for each in inputs},
+    }
+    if ask.batch is not None:
+        hashed["batch"] = codec.to_data(ask.batch)
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def _site(sites: Mapping[str, Site], ask: RunRequest) -> Site | None:
+    if ask.batch is None:
+        return None
+    if ask.batch.cluster not in sites:
+        raise Invalid(f"The clusters are: {', '.join(sites) or 'none'}.", field="batch.cluster")
+    return sites[ask.batch.cluster]
+
+
+def _submitted(
+    cluster: Cluster, ask: RunRequest, slots: Slots, limits: Limits, execution: Execution
+) -> tuple[Slots, Limits, Execution]:
+    """What a run is on a cluster: its scheduler holds memory and processes, and its cores are those of all tasks. Who
+    asks for no time gets what the code or the partition allows, whichever is less."""
+    wanted = ask.batch
+    assert wanted is not None
+    if ask.limits.run_s is None:
+        limits = evolve(limits, run_s=min(limits.run_s, cluster.run_s_max(wanted.partition)))
+    size = Size(slots.cores, slots.memory_bytes, limits.run_s)
+    cluster.check(wanted, size)
+    execution = evolve(
+        execution,
+        command=cluster.command(wanted, ask.code, execution.command),
+        limits=evolve(execution.limits.in_container(), run_s=limits.run_s),
+        batch=cluster.batch(wanted, ask.code, size),
+    )
+    return Slots(slots.cores * wanted.tasks, slots.memory_bytes * wanted.nodes), limits, execution
 
 
 def _inputs(code: Code, inputs: Mapping[str, Input], library: Library) -> tuple[list[Blob], tuple[StoredInput, ...]]:

@@ -5,7 +5,7 @@ docs/describing-a-code.md tells how to write one. Placeholders in commands and e
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from schemas.codec import at_most, between, checked, refuse
 from schemas.ids import check_name, check_path
 from schemas.link import DISK_BYTES_DEFAULT, DISK_FILES_DEFAULT, DISK_RESERVE_BYTES_DEFAULT, RunLimits, Worker
 from schemas.records import Limits, Mode
+
+BATCH_LIMITS = {"queue_s": 30 * 86400.0, "run_s": 86400.0, "heartbeat_s": 7 * 86400.0}
 
 
 @frozen
@@ -89,6 +91,14 @@ class Image:
 
 
 @frozen
+class Paths:
+    """What the placeholders {prefix} and {here} stand for where a code runs."""
+
+    prefix: str
+    here: str
+
+
+@frozen
 class Code:
     """One simulation program."""
 
@@ -141,26 +151,22 @@ def load_codes(directory: Path, prefix: str, *, in_docker: bool = False) -> dict
         raise codec.CodecError("codes", f"{directory} is not a directory")
     codes: dict[str, Code] = {}
     for path in sorted(directory.glob("*.toml")):
-        code = load_code(path, prefix, in_docker=in_docker)
+        code = load_code(path, paths_of(path, prefix, in_docker=in_docker))
+        code = code if in_docker else evolve(code, docker=None)
         if code.name in codes:
             raise codec.CodecError(str(path), f"describes the code '{code.name}', which another file describes too")
         codes[code.name] = code
     return codes
 
 
-def load_code(path: Path, prefix: str, *, in_docker: bool = False) -> Code:
-    """One description; raises CodecError that names file and field."""
+def load_code(path: Path, paths: Callable[[Code], Paths]) -> Code:
+    """One description, with the paths of where it runs; raises CodecError that names file and field."""
     try:
-        code: Code = codec.from_data(read_toml(path), Code)
+        code: Code = codec.from_data(_with_batch_limits(read_toml(path)), Code)
+        there = paths(code)
     except codec.CodecError as error:
         raise codec.CodecError(f"{path}: {error.field}", error.problem) from None
-    values = {"here": str(path.resolve().parent), "prefix": prefix}
-    if in_docker:
-        if code.docker is None:
-            raise codec.CodecError(
-                f"{path}: docker", "is missing: every code needs an image where agents are in Docker"
-            )
-        values = {"here": code.docker.here, "prefix": code.docker.prefix}
+    values = {"here": there.here, "prefix": there.prefix}
 
     def words(command: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_fill(word, values) for word in command)
@@ -170,8 +176,27 @@ def load_code(path: Path, prefix: str, *, in_docker: bool = False) -> Code:
         environment={key: _fill(value, values) for key, value in code.environment.items()},
         modes={name: evolve(mode, command=words(mode.command)) for name, mode in code.modes.items()},
         analysis=code.analysis and evolve(code.analysis, command=words(code.analysis.command)),
-        docker=code.docker if in_docker else None,
     )
+
+
+def paths_of(path: Path, prefix: str, *, in_docker: bool) -> Callable[[Code], Paths]:
+    """Where the codes of this jobd's own hosts are: in their images, or on this machine beside their descriptions."""
+    return _in_image if in_docker else lambda _: Paths(prefix, str(path.resolve().parent))
+
+
+def _in_image(code: Code) -> Paths:
+    if code.docker is None:
+        raise codec.CodecError("docker", "is missing: every code needs an image where agents are in Docker")
+    return Paths(code.docker.prefix, code.docker.here)
+
+
+def _with_batch_limits(data: dict[str, Any]) -> dict[str, Any]:
+    """The time limits that mode batch has when a description does not say: a cluster's queue is long, and so is the
+    time for which nothing may be heard, because a login there ends and what runs goes on."""
+    batch = data.get("modes", {}).get("batch") if isinstance(data.get("modes"), dict) else None
+    if isinstance(batch, dict) and isinstance(batch.setdefault("limits", {}), dict):
+        batch["limits"] = {**BATCH_LIMITS, **batch["limits"]}
+    return data
 
 
 def _fill(word: str, values: Mapping[str, Any]) -> str:

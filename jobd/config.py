@@ -43,7 +43,7 @@ class Tier:
 
     sequential: int = _number(1, "sequential runs that may be active at once", 0, 1000)
     parallel: int = _number(1, "parallel runs that may be active at once", 0, 1000)
-    batch: int = _number(1, "batch runs that may be active at once", 0, 1000)
+    batch: int = _number(10, "batch runs that may be active at once", 0, 1000)
     pending_max: int = _number(100, "runs that may wait", 1, 100_000)
     library_bytes: int = _bytes(10 << 30, "the user's library files together", 0)
     library_files: int = _number(1000, "files in the user's library", 0, 100_000)
@@ -219,6 +219,7 @@ class Config:
 
     state: str = field(metadata={"about": "jobd's own directory; one daemon at a time uses it"})
     codes: str = field(metadata={"about": "the directory of the codes' descriptions"})
+    clusters: str = _about("", "the directory of the clusters' descriptions; empty: there are none")
     codes_prefix: str = _about("", "the Python prefix that {prefix} in them stands for; empty: jobd's own")
     tiers: dict[str, Tier] = field(
         factory=lambda: {"default": Tier()}, metadata={"about": "by name; users have the tier `default`"}
@@ -251,8 +252,8 @@ def load(path: Path) -> Config:
     """Read the file; raises CodecError that names file and field, or OSError. Relative paths are relative to it."""
     data = read_toml(path)
     here = path.resolve().parent
-    for key in ("state", "codes"):
-        if isinstance(data.get(key), str):
+    for key in ("state", "codes", "clusters"):
+        if isinstance(data.get(key), str) and data[key]:
             data[key] = str(here / data[key])
     if isinstance(tls := data.get("tls"), dict):
         for key in ("certificate_file", "key_file"):

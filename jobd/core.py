@@ -4,13 +4,14 @@ The simulation enters here, at `ask`, with the real parts, a fake backend, fake 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import trio
 
 from jobd.broker import Pool
+from jobd.clusters import Site
 from jobd.codes import Code
 from jobd.config import Config, Tier
 from jobd.dispatch import Plan, Request, dispatch
@@ -22,11 +23,12 @@ from jobd.hosts import RANK_HOST, Hosts
 from jobd.job import Run
 from jobd.jobs import Jobs
 from jobd.library import Library
+from jobd.logins import Logins
 from jobd.scopes import Scope
 from jobd.store import Disk, Store
 from jobd.tokens import Tokens
 from jobd.world import World
-from schemas.records import Cause, UserRecord
+from schemas.records import Cause, RunRecord, UserRecord
 
 T = TypeVar("T")
 
@@ -41,9 +43,10 @@ assert RANK_DIRECTORY < RANK_HOST
 class Broker:
     """Every pool by what it guards. Pools of users and jobs exist while someone has a ticket."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: Hosts, sites: Mapping[str, Site]) -> None:
         self._hosts = hosts
-        self._users: WeakValueDictionary[tuple[str, str], Pool] = WeakValueDictionary()
+        self._sites = sites
+        self._users: WeakValueDictionary[tuple[str, str, str], Pool] = WeakValueDictionary()
         self._directories: WeakValueDictionary[str, Pool] = WeakValueDictionary()
 
     @property
@@ -51,19 +54,24 @@ class Broker:
         """Every pool that somebody uses, and the hosts'."""
         return [*(host.pool for host in self._hosts), *self._users.values(), *self._directories.values()]
 
-    def user_runs(self, user: UserRecord, mode: str, tier: Tier) -> Pool:
-        """How many runs of this mode the user's tier lets be active."""
-        capacity = (getattr(tier, mode),)
-        pool = _get(self._users, (user.id, mode), lambda: Pool(f"{mode} runs of {user.name}", RANK_USER_RUNS, capacity))
+    def user_runs(self, user: UserRecord, mode: str, tier: Tier, cluster: str = "") -> Pool:
+        """How many runs of this mode, on this cluster, the user's tier lets be active."""
+        capacity = self._runs_max(mode, tier, cluster)
+        name = f"{mode} runs of {user.name}{cluster and f' on {cluster}'}"
+        pool = _get(self._users, (user.id, mode, cluster), lambda: Pool(name, RANK_USER_RUNS, capacity))
         if pool.capacity != capacity:
             pool.resize(capacity)
         return pool
 
     def retier(self, user: UserRecord, tier: Tier) -> None:
         """The user's pools follow the tier at once."""
-        for (owner, mode), pool in list(self._users.items()):
+        for (owner, mode, cluster), pool in list(self._users.items()):
             if owner == user.id:
-                pool.resize((getattr(tier, mode),))
+                pool.resize(self._runs_max(mode, tier, cluster))
+
+    def _runs_max(self, mode: str, tier: Tier, cluster: str) -> tuple[int]:
+        most: int = getattr(tier, mode)
+        return (min(most, self._sites[cluster].cluster.runs_max) if cluster in self._sites else most,)
 
     def directory(self, job: str) -> Pool:
         """The job's run directory: one run at a time, until its end is proved."""
@@ -84,23 +92,37 @@ class Core:
     """The parts, composed. `begin` is set by the supervisor: it starts the life of an accepted run."""
 
     def __init__(
-        self, config: Config, codes: dict[str, Code], world: World, disk: Disk, hosts: Hosts, gateway: Gateway
+        self,
+        config: Config,
+        codes: dict[str, Code],
+        world: World,
+        disk: Disk,
+        hosts: Hosts,
+        gateway: Gateway,
+        sites: Mapping[str, Site] | None = None,
     ) -> None:
         self.config = config
         self.codes = codes
+        self.sites = sites or {}  # the clusters, by name
         self.world = world
         self.root = Scope("jobd", "jobd")
         self.store = Store(disk, world, config.store)
         self.jobs = Jobs(self.store, world, config.requests.jobs_cached_max)
         self.hosts = hosts
-        self.broker = Broker(hosts)
+        self.broker = Broker(hosts, self.sites)
         self.tokens = Tokens(self.store, world, config.requests.tokens_per_user_max)
         self.library = Library(self.store, world)
         self.files = Files(config.directory / "library", world)
         images = {code.docker.image: code.docker for code in codes.values() if code.docker}
         self.fleet = Fleet(config, world, self.store, self.jobs, hosts, images, gateway, self.root)
+        self.logins = Logins(self.fleet, self.root)
         self.begin: Callable[[Run], None]
         self._asking: Counter[str] = Counter()  # requests by user
+
+    def code_of(self, record: RunRecord) -> Code | None:
+        """The code of a run as it is at the run's place."""
+        site = self.sites.get(record.place) if record.is_batch else None
+        return (site.codes if site else self.codes).get(record.code)
 
     def tier(self, user: UserRecord | None) -> Tier:
         """What the user may have, as things are now; a new user has the tier `default`."""

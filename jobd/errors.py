@@ -143,6 +143,34 @@ class AgentUnavailable(JobdError):
     sentence = "The agent that holds this cannot be reached now; try again later."
 
 
+class LoginNeeded(JobdError):
+    """What is asked for is on a cluster, where the user is not logged in (any more)."""
+
+    code, status = "login_needed", 503
+    sentence = "Log in to the cluster first."
+
+
+class LoginActive(JobdError):
+    """One attempt at a time, and a pause after one that failed."""
+
+    code, status = "login_active", 429
+    sentence = "This login cannot be tried now."
+
+
+class LoginRefused(JobdError):
+    """The cluster did not let the user in; `reason` says why: wrong_credentials, expired_code, locked."""
+
+    code, status = "login_refused", 403
+    sentence = "The cluster did not let the user in."
+
+
+class LoginFailed(JobdError):
+    """The cluster could not be reached, or the agent not be started there; `reason` says why."""
+
+    code, status = "login_failed", 502
+    sentence = "The login could not be completed."
+
+
 class AnalysisFailed(JobdError):
     """The code's analysis worker crashed, hung, or refused the question."""
 

@@ -17,7 +17,7 @@ from jobd.agent import Agent
 from jobd.codes import Image
 from jobd.config import Config
 from jobd.dispatch import Situation
-from jobd.errors import AgentUnavailable
+from jobd.errors import AgentUnavailable, LoginNeeded
 from jobd.gateway import Gateway
 from jobd.hosts import Host, Hosts
 from jobd.jobs import Jobs
@@ -26,6 +26,7 @@ from jobd.scopes import Scope, outlive
 from jobd.store import Store
 from jobd.tending import Tending
 from jobd.world import World
+from schemas.link import End
 from schemas.records import AgentRecord, Slots, UserRecord
 
 
@@ -49,7 +50,7 @@ class Fleet:
         self.jobs = jobs
         self.gateway = gateway
         self.root = root
-        self._hosts = hosts
+        self.hosts = hosts
         self._images = images
         self._nursery: trio.Nursery | None = None
         self.agents: dict[tuple[str, str], Agent] = {}  # by user id and the text of the place
@@ -65,7 +66,7 @@ class Fleet:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tend every agent that is wanted, and those that were awake before a restart."""
         async with trio.open_nursery() as self._nursery:
-            for host in self._hosts:
+            for host in self.hosts:
                 self._nursery.start_soon(host.watch, self.config.agents, name=f"watch of host {host.name}")
             task_status.started()
             for agent in list(self.agents.values()):
@@ -97,16 +98,19 @@ class Fleet:
 
     def host(self, agent: Agent) -> Host:
         """The host that it is on."""
-        return self._hosts[parse(agent.record.place).host]
+        return self.hosts[parse(agent.record.place).host]
 
     def is_remote(self, agent: Agent) -> bool:
         """Whether it is on a host that shares no disk with us: only then its token is good at the TLS port."""
-        host = self._hosts.get(parse(agent.record.place).host)
+        host = self.hosts.get(parse(agent.record.place).host)
         return host is not None and host.remote
 
     async def stop(self, agent: Agent) -> bool:
         """End its process now; whether none exists afterwards. Its runs go on, where they outlive it, and it starts
         again for who needs it."""
+        if self.host(agent).by_login:
+            self.dismiss(agent, "an operator ended it")
+            return True  # a login node cannot be asked, but with its token gone it ends
         agent.used = -math.inf
         return await Tending(self, self.host(agent), agent).end()
 
@@ -114,6 +118,14 @@ class Fleet:
         """Whether its host proves now that no process of its run exists, whatever that takes; with `believed` the
         agent has said so itself. Only where agents are enclosed."""
         return await Tending(self, self.host(agent), agent).prove(believed=believed)
+
+    def dismiss(self, agent: Agent, reason: str) -> int:
+        """Tell it to end, and take its token for nothing from now on; its runs stay its own."""
+        if agent.link is not None:
+            agent.link.post(End(reason))
+        agent.record = attrs.evolve(agent.record, awake=False, token_sha256="", handle="")
+        agent.changed.notify()
+        return self.store.put(agent.record)
 
     def forget(self, agent: Agent) -> int:
         """Take it for gone, on an operator's word; whatever is left of it is told to end should it call again."""
@@ -195,7 +207,8 @@ class Fleet:
         return agent
 
     def _tend(self, agent: Agent) -> None:
-        if agent.record.id not in self._tended and self._hosts.get(parse(agent.record.place).host) is not None:
+        host = self.hosts.get(parse(agent.record.place).host)
+        if agent.record.id not in self._tended and host is not None and not host.by_login:
             assert self._nursery is not None, "the fleet runs before anything wants an agent"
             self._tended.add(agent.record.id)
             outlive(self._nursery, self._tending, agent, name=f"agent {agent.record.id}")
@@ -227,6 +240,8 @@ class Connected:
         """The agent, linked; raises AgentUnavailable."""
         agent = self._agent
         if agent is None or agent.link is None:
+            if self._by_login and not self.patient:
+                raise LoginNeeded(f"It is on '{self.place.host}'.")
             if agent is not None and agent.failure and not self.patient:
                 raise AgentUnavailable(f"It could not be started: {agent.failure}", retry_after_s=5.0)
             return None
@@ -246,6 +261,8 @@ class Connected:
     @property
     def situation(self) -> Situation:
         """The stage that its start has reached."""
+        if self._by_login:
+            return Situation("login", f"waiting for the user to log in to the cluster '{self.place.host}'")
         agent = self._agent
         stage = agent.stage if agent and agent.stage != "connected" else ""
         return Situation("agent", stage or "starting the agent")
@@ -253,3 +270,8 @@ class Connected:
     @property
     def _agent(self) -> Agent | None:
         return self.fleet.agents.get((self.user.id, str(self.place)))
+
+    @property
+    def _by_login(self) -> bool:
+        host = self.fleet.hosts.get(self.place.host)
+        return host is not None and host.by_login

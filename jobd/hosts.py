@@ -33,8 +33,10 @@ class Host:
         group: str = "default",
         agents_max: int = 1000,
         remote: bool = False,
+        by_login: bool = False,
     ) -> None:
         self.name = name
+        self.by_login = by_login  # a cluster: agents are started there when their users log in (logins.py)
         self.remote = remote  # it shares no disk with jobd, so its agents call home over TLS
         self.group = group
         self.backend = backend
@@ -43,7 +45,7 @@ class Host:
         self.agents_max = agents_max
         self.draining = False
         # Why it is set aside; empty: it is not. A remote one needs a relay before anything can start there.
-        self.failure = "it has not been looked at yet" if remote else ""
+        self.failure = "it has not been looked at yet" if remote and not by_login else ""
         self.changed = Notice()
         self._lost_at: float | None = None  # when it last could not be reached
         self._back_at = 0.0  # and when it could again
@@ -115,6 +117,11 @@ class Hosts:
         for host in hosts:
             host.changed = self.changed
 
+    def add(self, host: Host) -> None:
+        """One more, before anything runs."""
+        self._hosts[host.name] = host
+        host.changed = self.changed
+
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts.values())
 
@@ -147,6 +154,12 @@ class Hosts:
             if name in able:
                 return able[name]
         return min(able.values(), key=lambda host: host.load, default=None)
+
+
+def cluster_host(name: str, backend: Backend) -> Host:
+    """A cluster: its scheduler gives out what it has, so there is no end of slots here."""
+    capacity = 1 << 40, 1 << 60
+    return Host(name, backend, capacity, group=f"cluster {name}", remote=True, by_login=True)
 
 
 def this_machine(config: Config, backend: Backend) -> Hosts:

@@ -18,6 +18,9 @@ NO_HOST = Situation("host_down", "waiting for a host that can be reached and is 
 
 def host_for(core: Core, run: Run, held: Held) -> Host | None:
     """The host in whose queue the run stands, or that it should go to now; None while none is open."""
+    if run.record.is_batch:
+        host = core.hosts.get(run.record.place)
+        return host if host is not None and host.open else None
     amount = run.record.slots.cores, run.record.slots.memory_bytes
     ticket = held.at(RANK_HOST)
     if ticket is not None:

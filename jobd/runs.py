@@ -77,7 +77,10 @@ async def _live(core: Core, run: Run, held: Held) -> None:
     scope.doing = "waiting for the agent to start it"
     if isinstance(run.record.state, Starting):
         run.waits(Situation("ordered", scope.doing))
-    await _while(Starting, core, run, limits.start_s, START_TIMEOUT)
+    if run.record.is_batch:  # it stands in the cluster's own queue
+        await _while(Starting, core, run, limits.queue_s, QUEUE_TIMEOUT)
+    else:
+        await _while(Starting, core, run, limits.start_s, START_TIMEOUT)
     scope.doing = "running"
     run.waits(None)
     async with trio.open_nursery() as nursery:

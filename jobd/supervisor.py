@@ -66,6 +66,7 @@ async def running(core: Core, memory: Memory) -> AsyncGenerator[None, None]:
 
         core.begin = begin
         await nursery.start(core.fleet.run)
+        await nursery.start(core.logins.run)
         for run in sorted(open_runs, key=lambda run: isinstance(run.record.state, Pending)):
             begin(run)  # those that have their slots first
         try:

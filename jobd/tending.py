@@ -7,6 +7,7 @@ enclosed with their runs, its death is also the proof that its runs are over.
 import hashlib
 import logging
 import typing
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import attrs
@@ -30,12 +31,20 @@ log = logging.getLogger(__name__)
 class Tending:
     """One agent on its host, and what its fleet knows."""
 
-    def __init__(self, fleet: "Fleet", host: Host, agent: Agent, scope: Scope | None = None) -> None:
+    def __init__(
+        self,
+        fleet: "Fleet",
+        host: Host,
+        agent: Agent,
+        scope: Scope | None = None,
+        tell: Callable[[str], object] = lambda stage: None,
+    ) -> None:
         self._fleet = fleet
         self._host = host
         self._backend = host.backend
         self._agent = agent
         self._scope = scope
+        self._tell = tell  # whoever waits for its start, stage by stage
         self._config = fleet.config.agents
 
     async def live(self) -> None:
@@ -51,6 +60,13 @@ class Tending:
             except (BackendError, OSError) as error:
                 await self._back_off(f"its directory cannot be used: {error}")
 
+    async def arrive(self) -> None:
+        """Have it running and linked, where only its user's session lets us start it; raises BackendError. One that is
+        linked stays as it is."""
+        if self._agent.link is None:
+            await self._start()
+        await self._call_home()
+
     async def _one_round(self) -> None:
         """Have it running and linked, and watch until it is not; a failure waits for its back-off."""
         agent = self._agent
@@ -60,12 +76,7 @@ class Tending:
                 if not self._fleet.is_needed(agent):
                     return
                 await self._start()
-            self._stage("waiting for the agent to call home")
-            with trio.move_on_after(self._config.call_home_s):
-                await self._linked()
-            if agent.link is None:
-                raise BackendError(f"it did not call home within {self._config.call_home_s:g} s")
-            self._stage("connected")
+            await self._call_home()
             await self._watch()
         except HostUnreachable as error:
             # Nothing is known of it: it may live, and its runs with it.
@@ -75,6 +86,14 @@ class Tending:
             tail = await self._log_tail()  # where it is enclosed, its log goes with it
             await self.end()
             await self._back_off(f"{error}. The end of its log: {tail}" if tail else f"{error}.")
+
+    async def _call_home(self) -> None:
+        self._stage("waiting for the agent to call home")
+        with trio.move_on_after(self._config.call_home_s):
+            await self._linked()
+        if self._agent.link is None:
+            raise BackendError(f"it did not call home within {self._config.call_home_s:g} s")
+        self._stage("connected")
 
     async def _log_tail(self) -> str:
         try:
@@ -238,3 +257,4 @@ class Tending:
         assert self._scope is not None, "only the tending task has stages"
         self._scope.doing = self._agent.stage = stage
         self._agent.changed.notify()
+        self._tell(stage)

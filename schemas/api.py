@@ -6,7 +6,7 @@ They are decoded by the codec, so a refusal names the field, and /openapi.json i
 from attrs import field, frozen
 
 from schemas.codec import Json, at_most, between, checked, refuse
-from schemas.ids import check_name, check_path
+from schemas.ids import check_label, check_name, check_path
 from schemas.records import Mode
 
 INPUT_FILES_MAX = 1000
@@ -36,6 +36,21 @@ class Resources:
 
 
 @frozen
+class BatchRequest:
+    """What a run in mode batch asks of its cluster, besides `resources`: cores there are for each task, and memory for
+    each node. What is left out is the site's own choice."""
+
+    cluster: str = field(validator=checked(check_name))
+    partition: str = field(default="", validator=at_most(64))
+    account: str = field(default="", validator=at_most(128))
+    qos: str = field(default="", validator=at_most(128))
+    constraint: str = field(default="", validator=at_most(128))
+    nodes: int = field(default=1, validator=between(1, 1 << 20))
+    tasks: int = field(default=1, validator=between(1, 1 << 24))  # in all
+    gpus_per_node: int = field(default=0, validator=between(0, 1024))
+
+
+@frozen
 class TimeLimits:
     """The four time limits, in seconds; what is left out, and whatever is beyond it, is the code's own limit."""
 
@@ -55,9 +70,14 @@ class RunRequest:
     inputs: dict[str, Input] = field(factory=dict, validator=[at_most(INPUT_FILES_MAX), checked(check_path)])
     resources: Resources = Resources()
     limits: TimeLimits = TimeLimits()
+    batch: BatchRequest | None = None  # mode batch has it, and no other
     force: bool = False
     supersede: bool = False
     idempotency_key: str = field(default="", validator=at_most(KEY_CHARS_MAX))
+
+    def __attrs_post_init__(self) -> None:
+        if (self.batch is None) == (self.mode == "batch"):
+            refuse("batch", "must be given in mode batch, with the cluster, and in no other")
 
     @property
     def names_library(self) -> bool:
@@ -93,6 +113,18 @@ class SessionRequest:
     """POST session: the user is here, perhaps to work with this code."""
 
     code: str | None = field(default=None, validator=checked(check_name))
+
+
+@frozen
+class LoginRequest:
+    """POST clusters/{cluster}/login: the user name there with a password, a one-time code, or a private key. It is used
+    once, and none of it is kept."""
+
+    username: str = field(validator=checked(check_label))
+    password: str = field(default="", validator=at_most(1024), repr=False)
+    code: str = field(default="", validator=at_most(64), repr=False)
+    key: str = field(default="", validator=at_most(32 * 1024), repr=False)
+    passphrase: str = field(default="", validator=at_most(1024), repr=False)
 
 
 @frozen

@@ -9,7 +9,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from schemas.codec import at_most, between
-from schemas.link import RunLimits, Worker
+from schemas.link import Batch, RunLimits, Worker
 
 TIMELINE_STAGES_MAX = 64
 CAUSE_CHARS_MAX = 4000
@@ -133,6 +133,7 @@ class Execution:
     limits: RunLimits
     worker: Worker | None
     progress_s: float
+    batch: Batch | None = None  # it is submitted to the scheduler of the cluster that is its place
 
 
 @frozen
@@ -169,7 +170,12 @@ class RunRecord:
     idempotency_key: str = ""  # of the request that made it
     image: str = ""  # the name of the image that it runs in; empty where there are no containers
     image_digest: str = ""  # what that name stood for when it was started
-    place: str = "local"  # where it runs (jobd/places.py), fixed when it is admitted
+    place: str = "local"  # where it runs (jobd/places.py), fixed when it is admitted; of a batch run, at acceptance
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is submitted to the scheduler of a cluster."""
+        return self.mode == "batch"
 
 
 @frozen

@@ -46,6 +46,8 @@ down() {
   locked "$ENGINE/lock"
   [ "${1:-}" = --keep ] || end_containers "$ENGINE"
   stop "$ENGINE"
+  # An engine that was killed has forgotten the parents of containers that died with it, and they stay for ever.
+  [ "${1:-}" = --keep ] || pkill -f "^[^ ]*containerd-shim[^ ]* .*-address $ENGINE/" || true
 }
 
 status() {

@@ -28,10 +28,11 @@ from jobd.client.wire import (
     UncertainError,
     UnreachableError,
 )
-from schemas.api import Input, Resources, TimeLimits
+from schemas.api import BatchRequest, Input, Resources, TimeLimits
 
 __all__ = [
     "Answer",
+    "BatchRequest",
     "Client",
     "Event",
     "Input",
@@ -109,6 +110,9 @@ class Client:
     library = blocking(Api.library)
     remove = blocking(Api.remove)
     session = blocking(Api.session)
+    login = blocking(Api.login)
+    logged = blocking(Api.logged)
+    logout = blocking(Api.logout)
     set_tier = blocking(Api.set_tier)
     usage = blocking(Api.usage)
     mint = blocking(Api.mint)

@@ -11,10 +11,10 @@ from typing import Any
 from jobd.client.events import Event, parse
 from jobd.client.exchange import ANSWER_S, RETRY_S, Answer, Interrupted, decoded, digest, given, timeout
 from jobd.client.operators import OperatorCalls
-from jobd.client.paths import file_path, job_path, named, user_path
+from jobd.client.paths import file_path, job_path, login_path, named, user_path
 from jobd.client.wire import JobdClientError, Source
 from schemas import codec
-from schemas.api import Input, Resources, RunRequest, TimeLimits
+from schemas.api import BatchRequest, Input, LoginRequest, Resources, RunRequest, TimeLimits
 from schemas.records import Mode
 from schemas.views import (
     ClustersView,
@@ -25,6 +25,7 @@ from schemas.views import (
     JobsView,
     LibraryView,
     ListingView,
+    LoginView,
     PastRunView,
     RunView,
     SeriesView,
@@ -54,13 +55,16 @@ class Api(OperatorCalls):
         inputs: Mapping[str, str | Input] | None = None,
         resources: Resources = Resources(),
         limits: TimeLimits = TimeLimits(),
+        batch: BatchRequest | None = None,
         force: bool = False,
         supersede: bool = False,
     ) -> RunView:
         """Start the job's run, or have the one that is there with the same inputs. A text is a file's content;
-        Input(library=...) names a file of the user's library."""
+        Input(library=...) names a file of the user's library. Mode batch has `batch`, which names the cluster."""
         files = {path: Input(text=each) if isinstance(each, str) else each for path, each in (inputs or {}).items()}
-        body = codec.to_data(RunRequest(code, mode, files, resources, limits, force, supersede, secrets.token_hex()))
+        body = codec.to_data(
+            RunRequest(code, mode, files, resources, limits, batch, force, supersede, secrets.token_hex())
+        )
         return await self._get(RunView, "PUT", f"{job_path(user, job)}/run", json=body)
 
     async def status(self, user: str, job: str) -> RunView:
@@ -234,6 +238,23 @@ class Api(OperatorCalls):
     async def session(self, user: str, code: str | None = None) -> SessionView:
         """The user is here: warm the agent up."""
         return await self._get(SessionView, "POST", f"{user_path(user)}/session", json=given(code=code))
+
+    async def login(
+        self, user: str, cluster: str, username: str, *, password: str = "", code: str = "", key: str = "",
+        passphrase: str = "",
+    ) -> LoginView:  # fmt: skip
+        """Log the user in to a cluster, by password and perhaps a one-time code, or by a private key; returns when the
+        agent is there. Raises UncertainError."""
+        body = codec.to_data(LoginRequest(username, password, code, key, passphrase))
+        return await self._get(LoginView, "POST", login_path(user, cluster), repeat=False, json=body)
+
+    async def logged(self, user: str, cluster: str) -> LoginView:
+        """State and age of the user's login at a cluster."""
+        return await self._get(LoginView, "GET", login_path(user, cluster))
+
+    async def logout(self, user: str, cluster: str) -> None:
+        """End the login; what runs there goes on, unseen until the next."""
+        await self._ask("DELETE", login_path(user, cluster), repeat=False)
 
     async def set_tier(self, user: str, tier: str) -> UserView:
         """Set what the user may have."""

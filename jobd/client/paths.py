@@ -38,3 +38,8 @@ def _checked(check: Callable[[str], str], field: str, text: str) -> str:
         title = "The request was refused; 'field' names the part at fault."
         document = {"title": title, "status": 422, "code": "invalid", "detail": f"{field} {error}.", "field": field}
         raise ProblemError(422, document) from None
+
+
+def login_path(user: str, cluster: str) -> str:
+    """A user's login at a cluster."""
+    return f"{user_path(user)}/clusters/{named('cluster', cluster)}/login"

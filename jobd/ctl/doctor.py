@@ -18,7 +18,7 @@ from attrs import frozen
 
 from backends.base import BackendError
 from jobd.client import Client, JobdClientError
-from jobd.codes import Code, Image, load_code, load_codes
+from jobd.codes import Code, Image, load_code, load_codes, paths_of
 from jobd.config import Config, ConfigError, load
 from jobd.ctl.checking import prefix
 from jobd.ctl.engines import engine_checks
@@ -221,10 +221,10 @@ def _daemon(config: Config) -> str:
 def _code(path: Path, config: Config) -> str:
     """A description parses, and what it names is there."""
     in_docker = bool(config.docker.hosts)
-    code = load_code(path, prefix(config), in_docker=in_docker)
+    code = load_code(path, paths_of(path, prefix(config), in_docker=in_docker))
     if in_docker:  # its programs are in its image
         return f"{code.name} {code.version}: {', '.join(code.modes)}"
-    commands = {f"modes.{name}.command": mode.command for name, mode in code.modes.items()}
+    commands = {f"modes.{name}.command": mode.command for name, mode in code.modes.items() if name != "batch"}
     if code.analysis:
         commands["analysis.command"] = code.analysis.command
     where = code.environment.get("PATH", os.defpath)

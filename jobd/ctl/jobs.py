@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from jobd.client import Client, Input, Resources, TimeLimits
+from jobd.client import BatchRequest, Client, Input, Resources, TimeLimits
 from jobd.client import Event as ClientEvent
 from jobd.ctl import show
 from jobd.ctl.command import EXIT_CODES, JOB, NAME, SERIAL, USER, YES, Said, Verdict, command, confirm
@@ -22,11 +22,14 @@ LIMIT = click.option("-n", "--limit", type=click.IntRange(1), help="Show at most
     USER,
     JOB,
     click.option("--code", required=True, type=NAME, help="The simulation code, as `jobctl codes` names it."),
-    click.option(
-        "--mode", type=click.Choice(["sequential", "parallel", "batch"]), default="sequential", show_default=True
-    ),
+    click.option("--mode", type=click.Choice(["sequential", "parallel"]), default="sequential", show_default=True),
     click.option("--cores", type=click.IntRange(1), help="Cores of the run."),
     click.option("--memory-bytes", type=click.IntRange(1 << 20), help="Memory of the run."),
+    click.option("--cluster", type=NAME, help="The cluster of a run in mode batch."),
+    click.option("--partition", default="", help="Its partition; without it, the cluster's first."),
+    click.option("--account", default="", help="The account there that pays."),
+    click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Its nodes."),
+    click.option("--tasks", type=click.IntRange(1), default=1, show_default=True, help="Its tasks, in all."),
     click.option("--run-s", type=click.FloatRange(0.1), help="The wall-time limit, in seconds."),
     click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=PATH", help="An input file; may be repeated."),
     click.option(
@@ -42,17 +45,23 @@ def run(client: Client, user: str, job: str, **options: Any) -> Verdict:
     \b
     jobctl run alice melt --code lammps -i in.lammps=melt.in
     jobctl run alice melt --code lammps --mode parallel --cores 4 -l in.lammps=melt.in --no-follow --json
+    jobctl run alice melt --code lammps --cluster hpc --nodes 2 --tasks 64 -i in.lammps=melt.in
     """
     texts: dict[str, str | Input] = {name: _text(path) for name, path in _pairs("--input", options["inputs"])}
     shelved = {name: Input(library=file) for name, file in _pairs("--library", options["library"])}
+    batch = None
+    if options["cluster"]:
+        names = {name: options[name] for name in ("cluster", "partition", "account", "nodes", "tasks")}
+        batch = BatchRequest(**names)
     status = client.run(
         user,
         job,
         options["code"],
-        mode=options["mode"],
+        mode="batch" if batch else options["mode"],
         inputs=texts | shelved,
         resources=Resources(options["cores"], options["memory_bytes"]),
         limits=TimeLimits(run_s=options["run_s"]),
+        batch=batch,
         force=options["force"],
         supersede=options["supersede"],
     )

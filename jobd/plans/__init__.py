@@ -6,6 +6,7 @@ the line `# commit` may happen many times; everything below happens once.
 """
 
 from jobd.plans.agents import forget_agent, stop_agent
+from jobd.plans.clusters import logged, login, logout
 from jobd.plans.hosts import drain
 from jobd.plans.jobs import cancel, delete, explain, history, is_over, listing, series, status
 from jobd.plans.questions import analyse, compute, list_files, progress, read
@@ -41,6 +42,9 @@ __all__ = [
     "is_over",
     "list_files",
     "listing",
+    "logged",
+    "login",
+    "logout",
     "mint",
     "overfull",
     "post",

@@ -26,7 +26,7 @@ def analyse(core: Core, user: str, name: str, method: str, ask: AnalysisRequest,
     """One question to the code's analysis worker about a run, running or over."""
 
     def order(op: str, run: Run) -> Order:
-        worker = _worker(core.codes.get(run.record.code), run.record.code, method)
+        worker = _worker(core.code_of(run.record), run.record.code, method)
         return Analyse(op, _epoch(run), worker, method, ask.arguments)
 
     return _about_run(core, (user, name), ask.serial, order, sink)

@@ -36,9 +36,10 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
         if newest is not None and ask.idempotency_key and newest.record.idempotency_key == ask.idempotency_key:
             return partial(gated, core, job.sequence, (200, view_job(job, core.fleet, core.world)))
         shelf = request.need(Shelved(core.library, core.jobs.users.get(user))) if ask.names_library else Shelf({})
-        draft, blobs = acceptance.draft(core.codes, ask, shelf.files, core.world.now())
+        draft, blobs = acceptance.draft(core.codes, core.sites, ask, shelf.files, core.world.now())
         tier = core.tier(job.user)
-        check_size(core, tier, draft.slots)
+        if ask.batch is None:  # a cluster's sizes were checked with its description
+            check_size(core, tier, draft.slots)
         if newest is not None and newest.record.input_hash == draft.input_hash:
             completed = states.api_state(newest.record.state) == "completed"
             if newest.active or (completed and not ask.force):
@@ -48,7 +49,7 @@ def accept(core: Core, user: str, name: str, ask: RunRequest) -> Plan[tuple[int,
         core.store.check()
         if job.user and core.jobs.pending_of(job.user) >= tier.pending_max:
             raise QueueFull(f"{tier.pending_max} runs are waiting.", limit=tier.pending_max, retry_after_s=10.0)
-        if all(host.pool.is_full for host in core.hosts):
+        if all(host.pool.is_full for host in core.hosts if not host.by_login):
             raise QueueFull("Too many runs wait for this site.", retry_after_s=60.0)
         if getattr(tier, ask.mode) == 0:
             raise Invalid(f"The user's tier allows no {ask.mode} runs.", field="mode")
@@ -68,6 +69,8 @@ def admit(core: Core, run: Run) -> Plan[None]:
     def plan(request: Request) -> Act[None]:
         for slot in slots_of(core, run, request.held):
             request.need(slot)
+        if run.record.is_batch:
+            request.need(Connected(core.fleet, run.user, parse(run.record.place), patient=True))
         host = request.need(Open(core, run, request.held))
         request.need(_host_slot(core, run, request.held, host))
         # commit
@@ -156,7 +159,8 @@ def _host_slot(core: Core, run: Run, held: Held, host: Host, *, granted: bool = 
 
 
 def _user_runs(core: Core, run: Run) -> Pool:
-    return core.broker.user_runs(run.user, run.record.mode, core.tier(run.user))
+    record = run.record
+    return core.broker.user_runs(run.user, record.mode, core.tier(run.user), record.place if record.is_batch else "")
 
 
 def cancel_run(core: Core, run: Run, why: Cause) -> None:

@@ -3,7 +3,7 @@
 from jobd.core import Core
 from jobd.metrics import exposition
 from jobd.web.calls import Call, Reply
-from schemas.views import ClustersView, CodesView, CodeView, HealthView, ModeView
+from schemas.views import CodesView, CodeView, HealthView, ModeView
 
 
 async def healthz(core: Core, call: Call) -> Reply:
@@ -41,8 +41,3 @@ async def codes(core: Core, call: Call) -> Reply:
         for code in core.codes.values()
     ]
     return Reply(CodesView(tuple(offered)))
-
-
-async def clusters(core: Core, call: Call) -> Reply:
-    """GET clusters."""
-    return Reply(ClustersView(()))

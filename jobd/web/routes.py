@@ -4,12 +4,13 @@ Both doors serve this table; Quart, the front, /openapi.json and the tests of wh
 status of a job is what browsers and gateways read most, so it is the one control resource that is served without Quart.
 """
 
-from jobd.web import admin, jobs, operations, pages, streams, transfers, users
+from jobd.web import admin, clusters, jobs, operations, pages, streams, transfers, users
 from jobd.web.calls import Route
 from schemas import api, views
 
 USER = "/v1/users/{user}"
 JOB = f"{USER}/jobs/{{job}}"
+LOGIN = f"{USER}/clusters/{{cluster}}/login"
 AGENT = "/v1/admin/agents/{agent}"
 PAGE = ("limit", "after")
 ANY, BYTES, TEXT = "*/*", "application/octet-stream", "text/plain"
@@ -189,6 +190,17 @@ _USERS = (
     ),
     Route("GET", f"{USER}/tokens", "gateway", "The user's valid tokens", serve=users.tokens, reply=views.TokensView),
     Route("DELETE", f"{USER}/tokens/{{token}}", "gateway", "Revoke a token", serve=users.revoke, statuses=(204,)),
+    Route(
+        "POST",
+        LOGIN,
+        "write",
+        "Log in to a cluster; answered when the agent is there",
+        serve=clusters.login,
+        request=api.LoginRequest,
+        reply=views.LoginView,
+    ),
+    Route("GET", LOGIN, "read", "State and age of the login", serve=clusters.logged, reply=views.LoginView),
+    Route("DELETE", LOGIN, "write", "Log out; what runs goes on", serve=clusters.logout, statuses=(204,)),
     Route("GET", f"{USER}/library", "read", "The user's library", serve=users.shelf, reply=views.LibraryView),
     Route(
         "PUT",
@@ -297,7 +309,7 @@ _SITE = (
         "/v1/clusters",
         "read",
         "The clusters that the site offers",
-        serve=operations.clusters,
+        serve=clusters.clusters,
         reply=views.ClustersView,
     ),
     Route("GET", "/healthz", "anyone", "The daemon answers", serve=operations.healthz, reply=views.HealthView),

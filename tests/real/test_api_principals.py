@@ -8,6 +8,7 @@ from realdaemon import Daemon
 from jobd.web.routes import ROUTES
 
 USER, JOB = "/v1/users/{user}", "/v1/users/{user}/jobs/{job}"
+LOGIN = f"{USER}/clusters/{{cluster}}/login"
 
 # The whole API, written down once more and by hand: what a row is, in the words of api.md.
 OPEN = {"GET /healthz", "GET /readyz", "GET /openapi.json", "GET /docs"}
@@ -20,9 +21,12 @@ READS_OF_A_JOB = {
 CHANGES_OF_A_JOB = {f"PUT {JOB}/run", f"POST {JOB}/cancel", f"DELETE {JOB}"}
 READS_OF_A_USER = {
     f"GET {USER}/jobs", f"GET {USER}/usage", f"GET {USER}/library", f"GET {USER}/library/{{name}}",
-    f"HEAD {USER}/library/{{name}}", f"POST {USER}/compute/{{code}}/{{method}}",
+    f"HEAD {USER}/library/{{name}}", f"POST {USER}/compute/{{code}}/{{method}}", f"GET {LOGIN}",
 }  # fmt: skip
-CHANGES_OF_A_USER = {f"POST {USER}/session", f"PUT {USER}/library/{{name}}", f"DELETE {USER}/library/{{name}}"}
+CHANGES_OF_A_USER = {
+    f"POST {USER}/session", f"PUT {USER}/library/{{name}}", f"DELETE {USER}/library/{{name}}", f"POST {LOGIN}",
+    f"DELETE {LOGIN}",
+}  # fmt: skip
 GATEWAYS = {
     f"PUT {USER}", f"POST {USER}/tokens", f"GET {USER}/tokens", f"DELETE {USER}/tokens/{{token}}", "GET /metrics",
 }  # fmt: skip
@@ -56,7 +60,8 @@ MAY: dict[str, tuple[set[str], int]] = {
 }
 NAMES = {
     "user": "alice", "job": "j", "method": "nothing", "view": "lines", "index": "0", "path": "script.sh",
-    "name": "f", "code": "nothing", "host": "nothing", "agent": "aaaaaaaaaa", "token": "kaaaaaaaaa",
+    "name": "f", "code": "nothing", "host": "nothing", "cluster": "nothing", "agent": "aaaaaaaaaa",
+    "token": "kaaaaaaaaa",
 }  # fmt: skip
 
 

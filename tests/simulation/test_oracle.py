@@ -217,6 +217,6 @@ def test_it_sees_deleted_runs_in_a_list(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_it_sees_a_tier_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     user_runs, large = Broker.user_runs, Tier(sequential=99, parallel=99)
-    monkeypatch.setattr(Broker, "user_runs", lambda broker, user, mode, _: user_runs(broker, user, mode, large))
+    monkeypatch.setattr(Broker, "user_runs", lambda broker, user, mode, *_: user_runs(broker, user, mode, large))
     monkeypatch.setattr(Broker, "retier", lambda *_: None)
     assert "C12" in caught()
