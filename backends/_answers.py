@@ -76,14 +76,15 @@ class Answers:
         """Why we were not let in, as far as can be told."""
         if _LOCKED.search(self._heard):
             return LoginError("the site says that the account, or its password, is locked or has expired", "locked")
+        if not self._given and self.credentials.key:
+            return LoginError("the key was not accepted, or is not enough", "wrong_credentials")
         if self._missing:
             what = "one-time code" if self._missing == "code" else "password"
             return LoginError(f"the site asks for a {what} too, which was not given", "no_credentials")
         if self._given[-1:] == ["code"]:  # a site that asks for the password first has taken that
             return LoginError("the one-time code was not accepted", "expired_code")
         if not self._given:
-            what = "the key was not accepted" if self.credentials.key else "the site lets nobody in by password"
-            return LoginError(what, "wrong_credentials")
+            return LoginError("the site lets nobody in by password", "wrong_credentials")
         what = "the password" if self._given == ["password"] else "the password, or the one-time code,"
         return LoginError(f"{what} was not accepted", "wrong_credentials")
 

@@ -9,6 +9,7 @@ server asks (_answers.py).
 import asyncio
 import contextlib
 import functools
+import os
 import shlex
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -28,6 +29,14 @@ AUTHENTICATE_S_MAX = 30.0  # PAM takes its time to refuse
 CLOSE_S_MAX = 2.0
 TEXT_CHARS_MAX = 500
 PIECE_BYTES = 64 * 1024
+HOST_KEY_KINDS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
 METHODS = ("publickey", "keyboard-interactive", "password")
 
 asyncssh.set_log_level("WARNING")  # what it says below that is what it sends
@@ -222,6 +231,7 @@ async def _connect(target: Target, client: _Client, opened: list[asyncssh.SSHCli
             target.port,
             username=credentials.username,
             known_hosts=(pinned, [], []),
+            server_host_key_algs=_kinds(pinned),
             client_keys=keys,
             preferred_auth=METHODS if keys else METHODS[1:],
             public_key_auth=bool(keys),
@@ -237,6 +247,12 @@ async def _connect(target: Target, client: _Client, opened: list[asyncssh.SSHCli
     return error
 
 
+def _kinds(pinned: list[asyncssh.SSHKey]) -> list[str]:
+    """Those of the pinned keys first; the others too, because a host that has none of them is to show what it has."""
+    own = {kind.decode() for key in pinned for kind in key.sig_algorithms}
+    return sorted(HOST_KEY_KINDS, key=lambda kind: kind not in own)
+
+
 def _private_key(credentials: Credentials) -> asyncssh.SSHKey:
     return asyncssh.import_private_key(credentials.key, credentials.passphrase or None)
 
@@ -245,16 +261,15 @@ def _error(failure: Exception, target: Target, client: _Client) -> LoginError:
     """What it means, in words of our own."""
     if isinstance(failure, asyncssh.KeyImportError | asyncssh.KeyEncryptionError):
         return LoginError("the private key, or its passphrase, is not right", "wrong_credentials")
-    if client.has_begun and isinstance(failure, asyncssh.DisconnectError) and not _is_lost(failure):
+    is_lost = isinstance(failure, asyncssh.ConnectionLost)
+    if client.has_begun and isinstance(failure, asyncssh.DisconnectError) and not is_lost:
         return client.answers.refusal()
     if isinstance(failure, asyncssh.HostKeyNotVerifiable | asyncssh.KeyExchangeFailed):
         return _host_key_error(target, client.shown)
-    words = failure.strerror if isinstance(failure, OSError) else getattr(failure, "reason", "")
-    return LoginError(f"{target.host}:{target.port}: {(words or str(failure))[:TEXT_CHARS_MAX]}", "unreachable")
-
-
-def _is_lost(failure: Exception) -> bool:
-    return isinstance(failure, asyncssh.ConnectionLost)
+    words = getattr(failure, "reason", "") or str(failure)
+    if isinstance(failure, OSError) and (failure.errno or 0) > 0:
+        words = os.strerror(failure.errno)  # asyncio has put in words of its own
+    return LoginError(f"{target.host}:{target.port}: {words[:TEXT_CHARS_MAX]}", "unreachable")
 
 
 def _host_key_error(target: Target, shown: asyncssh.SSHKey | None) -> LoginError:
