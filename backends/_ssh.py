@@ -267,7 +267,7 @@ def _error(failure: Exception, target: Target, client: _Client) -> LoginError:
     if isinstance(failure, asyncssh.HostKeyNotVerifiable | asyncssh.KeyExchangeFailed):
         return _host_key_error(target, client.shown)
     words = getattr(failure, "reason", "") or str(failure)
-    if isinstance(failure, OSError) and (failure.errno or 0) > 0:
+    if isinstance(failure, OSError) and failure.errno is not None and failure.errno > 0:
         words = os.strerror(failure.errno)  # asyncio has put in words of its own
     return LoginError(f"{target.host}:{target.port}: {words[:TEXT_CHARS_MAX]}", "unreachable")
 

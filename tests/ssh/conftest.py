@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent.parent / each) for each in ("agents", "tls")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "agents"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tls"))
 
 from certificates import Certificate
 from loginnode import Sshd, User, install

@@ -1,4 +1,4 @@
-"""Sessions with a real sshd: who is let in, what is told of who is not, commands, files, and how long nothing may take."""
+"""Sessions with a real sshd: who is let in, what is told of who is not, commands, files, and deadlines."""
 
 import time
 from collections.abc import Callable
