@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from typing import BinaryIO
 
 from attrs import evolve
 
@@ -54,15 +55,16 @@ def run() -> int:
     pid = os.fork()
     if pid == 0:
         os.close(reports)
-        forkserver.never_return(lambda: _live(setup, own, log_file, report))
+        forkserver.never_return(lambda: _live(setup, own, log_file, os.fdopen(report, "wb", 0)))
     os.close(report)
-    if arrival := read_line(reports, SETUP_BYTES_MAX, START_S_MAX):
-        print(arrival.decode(), flush=True)
+    said = read_line(reports, SETUP_BYTES_MAX, START_S_MAX).decode(errors="replace")
+    if said.startswith("{"):
+        print(said, flush=True)
         return 0
     os.kill(pid, signal.SIGKILL)  # our child, which is not waited for yet
     size_bytes = os.fstat(log_file).st_size
     tail = os.pread(log_file, LOG_TAIL_BYTES, max(said_bytes, size_bytes - LOG_TAIL_BYTES))
-    print(tail.decode(errors="replace"), file=sys.stderr)
+    print(tail.decode(errors="replace"), said, sep="\n", file=sys.stderr)
     return 1
 
 
@@ -108,10 +110,11 @@ class LogHandler(logging.StreamHandler):  # type: ignore[type-arg] # it is not g
     def emit(self, record: logging.LogRecord) -> None:
         """Write, and cut."""
         super().emit(record)
-        shorten(2)
+        with contextlib.suppress(OSError):
+            shorten(2)
 
 
-def _live(setup: AgentSetup, own: str, log_file: int, report: int) -> None:
+def _live(setup: AgentSetup, own: str, log_file: int, report: BinaryIO) -> None:
     """The agent's own process, from its beginning to its end."""
     given = _detach(log_file)
     logging.basicConfig(
@@ -120,18 +123,19 @@ def _live(setup: AgentSetup, own: str, log_file: int, report: int) -> None:
     lock = Lock(own, setup.generation, Where.here())
     try:
         lock.take()
-    except (OSError, Locked) as error:
-        log.error("cannot start: %s", error)
-        return
-    try:
-        log.info("agent %s, generation %d", setup.agent, setup.generation)
-        fork_server, pid = forkserver.start((given, report))
         try:
-            _live_with(setup, fork_server, pid, lock, given, report)
+            log.info("agent %s, generation %d", setup.agent, setup.generation)
+            fork_server, pid = forkserver.start((given, report.fileno()))
+            try:
+                _live_with(setup, fork_server, pid, lock, given, report)
+            finally:
+                end_fork_server(fork_server, pid)
         finally:
-            end_fork_server(fork_server, pid)
-    finally:
-        lock.release()
+            lock.release()
+    except (OSError, ValueError, Locked) as error:  # among them what ssl says of certificates and names
+        log.error("cannot go on: %s", error)
+        if not report.closed:  # the log may be on a full disk
+            report.write(f"cannot start: {error}\n".encode())
 
 
 def _detach(log_file: int) -> int:
@@ -147,12 +151,13 @@ def _detach(log_file: int) -> int:
     return given
 
 
-def _live_with(setup: AgentSetup, fork_server: socket.socket, pid: int, lock: Lock, given: int, report: int) -> None:
+def _live_with(
+    setup: AgentSetup, fork_server: socket.socket, pid: int, lock: Lock, given: int, report: BinaryIO
+) -> None:
     token = read_line(given, TOKEN_BYTES_MAX, STDIN_S_MAX).decode("ascii", "replace").strip()
     os.close(given)
     if not token:
-        log.error("cannot start: no token came")
-        return
+        raise ValueError("no token came")
     import trio  # noqa: PLC0415 - only now: the fork server must not carry it
 
     from agents.agent import Agent  # noqa: PLC0415
@@ -162,14 +167,11 @@ def _live_with(setup: AgentSetup, fork_server: socket.socket, pid: int, lock: Lo
         assert setup.home is not None, "it was looked at"
         agent = Agent(setup, Calls(setup.home, token), fork_server, lock)
         with contextlib.suppress(BrokenPipeError):  # the connection was lost, and nobody listens
-            os.write(report, codec.dumps(codec.to_data(arrival())).encode() + b"\n")
-        os.close(report)
+            report.write(codec.dumps(codec.to_data(arrival())).encode() + b"\n")
+        report.close()
         return await agent.live(pid)
 
-    try:
-        trio.run(live)
-    except (OSError, ValueError) as error:  # among them what ssl says of certificates and names
-        log.error("cannot go on: %s", error)
+    trio.run(live)
 
 
 def arrival() -> Arrival:

@@ -59,7 +59,8 @@ path = os.path.join(root, ".jobd", "agents", sys.argv[2], "log")
 if os.path.exists(path):
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - int(sys.argv[3])))
-        os.write(1, file.read())
+        say(log=file.read().decode("utf-8", "replace"))
+say(log="")
 """
 
 _TRY_TO_WRITE = """
@@ -94,13 +95,23 @@ class Unfit:
     text: str
 
 
+@frozen
+class Logged:
+    """The end of the agent's log."""
+
+    log: str
+
+
+Said = Arrival | Missing | Unfit | Logged
+
+
 def start(python: str, root: str, digest: str) -> tuple[str, ...]:
     """Look whether everything is there; if so, start the agent, which reads stdin. Says Arrival, Missing or Unfit."""
     return _command(python, _START, root, digest)
 
 
 def log_tail(python: str, root: str, agent: str, bytes_max: int) -> tuple[str, ...]:
-    """Print the end of the agent's log."""
+    """Says Logged."""
     return _command(python, _LOG_TAIL, root, agent, str(bytes_max))
 
 
@@ -109,16 +120,16 @@ def try_to_write(python: str, path: str, size_bytes: int) -> tuple[str, ...]:
     return _command(python, _TRY_TO_WRITE, path, str(size_bytes))
 
 
-def understood(out: bytes) -> Arrival | Missing | Unfit | None:
+def understood(out: bytes) -> Said | None:
     """What a command has said in its last line."""
     lines = out.decode(errors="replace").strip().splitlines()
     try:
         said: Any = json.loads(lines[-1]) if lines else None
     except (ValueError, RecursionError):
         return None
-    for kind in (Arrival, Missing, Unfit):
+    for kind in (Arrival, Missing, Unfit, Logged):
         try:
-            understanding: Arrival | Missing | Unfit = codec.from_data(said, kind)
+            understanding: Said = codec.from_data(said, kind)
         except codec.CodecError:
             continue
         return understanding

@@ -114,7 +114,8 @@ class SlurmBackend:
             output_bytes_max=OUTPUT_BYTES_MAX,
             stage="reading the agent's log",
         )
-        return session.clean(result.out.decode(errors="replace")).strip()
+        said = _remote.understood(result.out)
+        return session.clean(said.log).strip() if isinstance(said, _remote.Logged) else ""
 
     def _login(self, spec: AgentSpec) -> Login:
         if spec.user not in self._logins:

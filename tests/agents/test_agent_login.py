@@ -100,7 +100,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a variable that is not set": ({"written_root": "$NOWHERE/x"}, r"root: \$NOWHERE is not set on "),
     "a relative path": ({"written_root": "x"}, "root: 'x' does not begin with /"),
     "a path that cannot be": ({"written_root": "/proc/x"}, "No such file or directory: '/proc/x'"),
-    "certificates that are none": ({"home": {"certificates": "x"}}, "cannot go on: "),
+    "certificates that are none": ({"home": {"certificates": "x"}}, "cannot start: "),
     "a proxy that is none": ({"home": {"proxy": "x"}}, "'x' is not host:port"),
     "a host that is none": ({"home": {"host": "a b"}}, "'a b' is not the name of a host"),
 }

@@ -1,4 +1,4 @@
-"""An agent is brought to a login node by a real sshd, calls home over TLS, and nothing of the way in is left anywhere."""
+"""An agent is brought to a login node by a real sshd and calls home over TLS; no secret of the way in is left."""
 
 import os
 import re
@@ -26,6 +26,13 @@ pytestmark = pytest.mark.ssh
 
 ZIPAPP = Path(__file__).parents[2] / "build" / "jobd-agent.pyz"
 BYTES_MAX = 8 << 20
+OLD_PYTHON = """
+import sys
+sys.version_info = (3, 6, 8)
+program = sys.argv[2]
+sys.argv[:3] = ["-c"]
+exec(program)
+"""
 
 
 class Cluster:
@@ -176,10 +183,7 @@ async def test_a_login_node_that_is_down_is_passed_over(sshd: Sshd, user: User, 
 
 
 async def test_a_python_that_is_too_old_is_told(sshd: Sshd, user: User, jobd: TlsStandIn) -> None:
-    user.write(
-        "bin/old.py",
-        "import sys\nsys.version_info = (3, 6, 8)\nsys.argv[:3] = [sys.argv.pop(2)]\nexec(sys.argv.pop(0))\n",
-    )
+    user.write("bin/old.py", OLD_PYTHON)
     user.write("bin/python3", f'#!/bin/sh\nexec {PYTHON} "$HOME/bin/old.py" "$@"\n', 0o755)
     try:
         error = await Cluster(sshd, user, jobd.at, python="python3").refused()
@@ -277,7 +281,7 @@ async def test_no_secret_is_left_anywhere(otp_sshd: Sshd, user: User, jobd: TlsS
     given += [str(jobd.at.port), jobd.at.certificate.pem, jobd.at.agent, jobd.at.token]
     given += ["python3.99" if outcome == "no python" else PYTHON, str(ZIPAPP)]
     program = Path(__file__).with_name("loudlogin.py")
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - it takes no time
         [sys.executable, program],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
