@@ -1,4 +1,5 @@
-"""`python jobd-agent.pyz DIR`: one agent for one user, called into life by a backend. (`--relay FILE`: relay.py.)
+"""`python jobd-agent.pyz DIR`: one agent for one user, called into life by a backend. (`--relay FILE`:
+relay.py; `--login`: login.py.)
 
 The order matters: the lock, then the fork server, then trio. The fork server holds the lock too, so that a successor
 begins only when nobody is left who could fork a run of the predecessor.
@@ -27,8 +28,12 @@ def main() -> int:
         from agents import relay  # noqa: PLC0415 - it brings trio
 
         return relay.run(sys.argv[2])
+    if sys.argv[1:] == ["--login"]:
+        from agents import login  # noqa: PLC0415 - only clusters need it
+
+        return login.run()
     if len(sys.argv) != 2:
-        print("usage: jobd-agent.pyz DIR, or jobd-agent.pyz --relay FILE", file=sys.stderr)
+        print("usage: jobd-agent.pyz DIR, or jobd-agent.pyz --relay FILE, or jobd-agent.pyz --login", file=sys.stderr)
         return 64
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.umask(0o077)
@@ -69,9 +74,10 @@ def _live(setup: AgentSetup, directory: str, fork_server: socket.socket, pid: in
     import trio  # noqa: PLC0415 - only now: the fork server must not carry it
 
     from agents.agent import Agent  # noqa: PLC0415
+    from agents.dial import Doors  # noqa: PLC0415
 
     async def live() -> int:
-        return await Agent(setup, directory, fork_server).live(pid)
+        return await Agent(setup, Doors(directory, setup.doors or directory), fork_server).live(pid)
 
     return trio.run(live)
 

@@ -18,9 +18,10 @@ import socket
 import trio
 from attrs import evolve
 
-from agents import disk, ipc, procs, records
+from agents import disk, ipc, lock, procs, records
 from agents.analysis import Workers
 from agents.bulk import Bulk
+from agents.dial import Way
 from agents.disk import Tree
 from agents.forks import Forks
 from agents.link import Link, Op, RefusedError
@@ -54,13 +55,14 @@ log = logging.getLogger(__name__)
 class Agent:
     """One agent, from its start to its exit."""
 
-    def __init__(self, setup: AgentSetup, directory: str, fork_server: socket.socket) -> None:
+    def __init__(self, setup: AgentSetup, way: Way, fork_server: socket.socket, lock: lock.Lock | None = None) -> None:
         self._setup = setup
+        self._lock = lock
         self._tree = Tree(setup.root, setup.agent)
         self._forks = Forks(fork_server)
         self._outbox = Outbox(os.path.join(self._tree.own, "outbox"), setup.outbox_facts_max)
-        self._bulk = Bulk(directory, setup.doors or directory)
-        self._link = Link(setup, directory, self._outbox, self)
+        self._bulk = Bulk(way)
+        self._link = Link(setup, way, self._outbox, self)
         self._environment = dict(os.environ) if setup.inherits else {}
         self._runs: dict[Epoch, Run] = {}  # those that have not ended
         self._ran_at = trio.current_time()  # when the last of them ended
@@ -77,6 +79,7 @@ class Agent:
             self._nursery.start_soon(self._until_signal)
             self._nursery.start_soon(self._until_lonely)
             self._nursery.start_soon(self._until_fork_server_lost, fork_server_pid)
+            self._nursery.start_soon(self._until_superseded)
             try:
                 end = await self._link.stay()
                 self._leave(EXIT_OK, f"jobd says: {end.reason}")
@@ -207,3 +210,9 @@ class Agent:
     async def _until_fork_server_lost(self, pid: int) -> None:
         await trio.lowlevel.wait_readable(os.pidfd_open(pid))
         self._leave(EXIT_FAILED, "the fork server was killed")
+
+    async def _until_superseded(self) -> None:
+        if self._lock is not None:
+            while await trio.to_thread.run_sync(self._lock.refresh, abandon_on_cancel=True):  # noqa: ASYNC110 - files
+                await trio.sleep(lock.REFRESH_S)
+            self._leave(EXIT_REFUSED, "another process is this agent now")

@@ -1,4 +1,4 @@
-"""Bytes in quantity: one connection to jobd's bulk socket for each input file and each large answer.
+"""Bytes in quantity: one bulk connection to jobd for each input file and each large answer.
 
 The agent's first line is a BulkHeader with its token, jobd's first line a BulkReply; then raw bytes one way, with the
 socket's own back-pressure. Nothing is framed: whoever is short of bytes closes, and the other side counts.
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from agents.answers import Content
+from agents.dial import Way
 from schemas import codec
-from schemas.link import HEADER_BYTES_MAX, BulkHeader, BulkReply, InputFile
+from schemas.link import ALPN_BULK, HEADER_BYTES_MAX, BulkHeader, BulkReply, InputFile
 
 PIECE_BYTES = 256 * 1024
-CONNECT_S_MAX = 10.0
 STALL_S_MAX = 120.0  # a peer that moves no byte for so long is gone
 ATTEMPTS_MAX = 5
 ATTEMPT_PAUSE_S = 0.1
@@ -27,17 +27,16 @@ class TransferFailed(Exception):
 
 
 class Bulk:
-    """The agent's way to jobd's bulk socket."""
+    """The agent's bulk streams."""
 
-    def __init__(self, directory: str, doors: str) -> None:
-        self._socket_path = os.path.join(doors, "bulk.sock")
-        self._token_path = os.path.join(directory, "token")
+    def __init__(self, way: Way) -> None:
+        self._way = way
 
     async def push(self, transfer: str, content: Content) -> None:
         """Send a content. If its file gives fewer bytes than announced, the connection is closed short, and the
         receiver sees that something is missing."""
-        async with _Conversation(self._socket_path) as conversation:
-            await conversation.begin(BulkHeader(self._token(), transfer, bytes=content.length))
+        async with _Conversation(self._way) as conversation:
+            await conversation.begin(BulkHeader(self._way.token(), transfer, bytes=content.length))
             offset = 0
             while offset < content.length:
                 size = min(PIECE_BYTES, content.length - offset)
@@ -73,17 +72,13 @@ class Bulk:
 
     async def _fetch_rest(self, file: InputFile, received: "_Received") -> None:
         offset = received.bytes
-        async with _Conversation(self._socket_path) as conversation:
-            reply = await conversation.begin(BulkHeader(self._token(), file.transfer, offset=offset))
+        async with _Conversation(self._way) as conversation:
+            reply = await conversation.begin(BulkHeader(self._way.token(), file.transfer, offset=offset))
             if reply.bytes != file.bytes - offset:
                 raise TransferFailed(f"jobd offered {reply.bytes} bytes where {file.bytes - offset} are missing")
             while received.bytes < file.bytes:
                 piece = await conversation.receive(file.bytes - received.bytes)
                 await trio.to_thread.run_sync(received.add, piece)
-
-    def _token(self) -> str:
-        with open(self._token_path) as file:
-            return file.read().strip()
 
 
 class _Received:
@@ -106,13 +101,12 @@ class _Received:
 class _Conversation:
     """One connection: the two header lines, then bytes."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, way: Way) -> None:
+        self._way = way
         self._rest = b""  # what came behind the reply line
 
     async def __aenter__(self) -> "_Conversation":
-        with trio.fail_after(CONNECT_S_MAX):
-            self._stream = await trio.open_unix_socket(self._path)
+        self._stream = await self._way.dial(ALPN_BULK)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -137,6 +131,7 @@ class _Conversation:
         return reply
 
     async def receive(self, bytes_max: int) -> bytes:
+        piece: bytes | bytearray
         piece, self._rest = self._rest[:bytes_max], self._rest[bytes_max:]
         if not piece:
             with trio.fail_after(STALL_S_MAX):

@@ -18,7 +18,7 @@ import socket
 import time
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from agents import parent, procs, records
 from agents.failpoints import failpoint
@@ -31,18 +31,20 @@ WORKER_NICENESS = 5
 STRAY_PASSES_MAX = 50
 
 
-def start() -> tuple[socket.socket, int]:
-    """Fork the server; returns the agent's end of its socket, and its pid."""
+def start(private: Collection[int] = ()) -> tuple[socket.socket, int]:
+    """Fork the server; returns the agent's end of its socket, and its pid. It does not keep `private` descriptors."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _never_return(lambda: ForkServer(its).serve())
+        for descriptor in private:
+            os.close(descriptor)
+        never_return(lambda: ForkServer(its).serve())
     its.close()
     return ours, pid
 
 
-def _never_return(life: Callable[[], None]) -> typing.NoReturn:
+def never_return(life: Callable[[], None]) -> typing.NoReturn:
     """In a fresh child: whatever happens, do not unwind into the code that forked us."""
     status = 1
     try:
@@ -118,7 +120,7 @@ class ForkServer:
         failpoint("forkserver.asked")
         pid = os.fork()
         if pid == 0:
-            _never_return(lambda: parent.live(request.control, request.run_dir))
+            never_return(lambda: parent.live(request.control, request.run_dir))
         self._parents.add(pid)
         failpoint("forkserver.forked")
         return pid

@@ -7,7 +7,6 @@ connection is never closed politely, because after a cancelled send only closing
 """
 
 import logging
-import os
 import random
 import typing
 from collections.abc import Awaitable, Callable
@@ -16,9 +15,11 @@ from typing import Protocol
 import trio
 import trio_websocket
 
+from agents.dial import Way
 from agents.outbox import Outbox
 from schemas import codec
 from schemas.link import (
+    ALPN_LINK,
     MESSAGE_BYTES_MAX,
     PROTOCOL,
     PROTOCOL_MIN,
@@ -76,10 +77,10 @@ class Owner(Protocol):
 class Link:
     """Keeps a connection to jobd."""
 
-    def __init__(self, setup: AgentSetup, directory: str, outbox: Outbox, owner: Owner) -> None:
+    def __init__(self, setup: AgentSetup, way: Way, outbox: Outbox, owner: Owner) -> None:
         self.down_since: float | None = trio.current_time()  # None while it is up
         self._setup = setup
-        self._directory = directory
+        self._way = way
         self._outbox = outbox
         self._owner = owner
         self._connection: Connection | None = None
@@ -90,16 +91,13 @@ class Link:
         pause_s = RECONNECT_S_MIN
         while True:
             try:
-                with trio.fail_after(HANDSHAKE_S_MAX):
-                    stream = await trio.open_unix_socket(
-                        os.path.join(self._setup.doors or self._directory, "control.sock")
-                    )
+                stream = await self._way.dial(ALPN_LINK)
             except (OSError, trio.TooSlowError) as error:
                 log.debug("no jobd: %s", error)
             else:
                 connection = Connection(stream, self._setup, self._outbox, self._owner)
                 async with stream:
-                    cause = await connection.live(self._token(), self._went_up)
+                    cause = await connection.live(self._way.token(), self._went_up)
                 if self._went_down():
                     pause_s = RECONNECT_S_MIN
                 if isinstance(cause, End):
@@ -138,15 +136,11 @@ class Link:
             self.down_since = trio.current_time()
         return was_up
 
-    def _token(self) -> str:
-        with open(os.path.join(self._directory, "token")) as file:
-            return file.read().strip()
-
 
 class Connection:
     """One connection from its handshake to its loss."""
 
-    def __init__(self, stream: trio.SocketStream, setup: AgentSetup, outbox: Outbox, owner: Owner) -> None:
+    def __init__(self, stream: trio.abc.Stream, setup: AgentSetup, outbox: Outbox, owner: Owner) -> None:
         self._stream = stream
         self._setup = setup
         self._outbox = outbox
@@ -201,7 +195,7 @@ class Connection:
         with trio.fail_after(HANDSHAKE_S_MAX):
             self._websocket = await trio_websocket.wrap_client_stream(
                 typing.cast(trio.Nursery, self),
-                self._stream,
+                typing.cast(trio.SocketStream, self._stream),
                 "jobd",
                 RESOURCE,
                 extra_headers=[(b"Authorization", b"Bearer " + token.encode())],

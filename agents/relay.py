@@ -15,7 +15,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import stat
 import struct
 import sys
@@ -25,13 +24,11 @@ from functools import partial
 
 import trio
 
-from agents.tls import TlsClient
+from agents.dial import DOORS, PIECE_BYTES, Calls
 from schemas import codec
-from schemas.link import ALPN_BULK, ALPN_LINK, RelaySetup
+from schemas.link import Home, RelaySetup
 
-DOORS = {"control.sock": ALPN_LINK, "bulk.sock": ALPN_BULK}
 SETUP_BYTES_MAX = 128 * 1024
-PIECE_BYTES = 128 * 1024
 BACKLOG = 1024
 OTHERS_WRITE = 0o022
 DESCRIPTORS_SPARE = 64
@@ -81,13 +78,13 @@ class Relay:
 
     def __init__(self, setup: RelaySetup) -> None:
         self._setup = setup
-        self._contexts = {alpn: client_context(setup, alpn) for alpn in DOORS.values()}
+        home = Home(setup.host, setup.port, setup.server_name, setup.certificates)
+        self._jobd = Calls(home, connect_s=setup.connect_s)
         self._places: Counter[int] = Counter()
-        self._trouble = ""  # why jobd could not be reached the last time; told once
 
     async def live(self) -> None:
         """Accept, until a signal comes; that ends every connection at once."""
-        listeners = [(await listen(os.path.join(self._setup.directory, name)), alpn) for name, alpn in DOORS.items()]
+        listeners = [(await listen(os.path.join(self._setup.directory, name)), alpn) for alpn, name in DOORS.items()]
         async with trio.open_nursery() as nursery:
             for listener, alpn in listeners:
                 nursery.start_soon(self._accept, listener, alpn)
@@ -133,9 +130,7 @@ class Relay:
             first = await agent.receive_some(PIECE_BYTES)
         if not first:
             return
-        jobd = await self._dial(alpn)
-        if jobd is None:
-            return
+        jobd = await self._jobd.dial(alpn)
         try:
             with trio.CancelScope() as silence:
                 silence.deadline = trio.current_time() + self._setup.stall_s
@@ -153,49 +148,6 @@ class Relay:
                 await send(piece)
                 silence.deadline = trio.current_time() + self._setup.stall_s
         silence.cancel()
-
-    async def _dial(self, alpn: str) -> TlsClient | None:
-        """A connection to the jobd that we know; None when there is none to be had."""
-        try:
-            with trio.fail_after(self._setup.connect_s):
-                return await self._handshaken(alpn)
-        except trio.TooSlowError:
-            self._tell(f"no answer within {self._setup.connect_s:g} s")
-        except (OSError, trio.BrokenResourceError) as error:
-            self._tell(str(error) or type(error).__name__)
-        return None
-
-    async def _handshaken(self, alpn: str) -> TlsClient:
-        setup = self._setup
-        transport = await trio.open_tcp_stream(setup.host, setup.port)
-        jobd = TlsClient(transport, self._contexts[alpn], setup.server_name, PIECE_BYTES)
-        try:
-            await jobd.shake_hands()
-            if jobd.protocol != alpn:
-                raise ConnectionError(f"it does not speak {alpn}")
-        except BaseException:
-            await trio.aclose_forcefully(transport)
-            raise
-        self._tell("")
-        return jobd
-
-    def _tell(self, trouble: str) -> None:
-        """Agents come back every second, so a trouble is told when it begins, and when it is over."""
-        if trouble != self._trouble:
-            where = f"jobd at {self._setup.host}:{self._setup.port}"
-            log.warning("%s: %s", where, trouble) if trouble else log.info("%s is there again", where)
-        self._trouble = trouble
-
-
-def client_context(setup: RelaySetup, alpn: str) -> ssl.SSLContext:
-    """Trust only what is pinned: a CA, or the certificate itself, whoever has signed it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.set_alpn_protocols([alpn])
-    context.load_verify_locations(cadata=setup.certificates.encode("ascii", "ignore").decode())  # comments may be
-    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=setup.server_name)  # it is a name
-    return context
 
 
 def peer_uid(stream: trio.SocketStream) -> int:

@@ -91,6 +91,18 @@ class AgentSetup:
 
 
 @frozen
+class Arrival:
+    """What an agent that was started by a command over SSH says there when it lives; its Hello is for jobd."""
+
+    host: str = field(validator=at_most(256))
+    boot: str = field(validator=at_most(64))
+    pid: int = field(validator=between(1, 1 << 22))
+    start_ticks: int = field(validator=between(0, SERIAL_MAX))
+    python: str = field(validator=at_most(64))
+    sbatch: bool  # it finds the scheduler's commands
+
+
+@frozen
 class RelaySetup:
     """The configuration file of a relay: it joins unix sockets on its host to jobd's TLS port, for all agents there."""
 

@@ -1,9 +1,15 @@
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tls"))
+
+from certificates import Certificate
+from homes import LoginPlace
 from standin_jobd import AgentPlace, Ended, StandIn, stand_in, stand_in_for
 
 
@@ -45,3 +51,16 @@ async def kept(kept_agent: AgentPlace) -> AsyncIterator[StandIn]:
         yield jobd
         assert jobd.hellos[-1].generation == len(kept_agent.processes)
         kept_agent.acked = max([kept_agent.acked, *(fact.number for fact in jobd.facts if isinstance(fact, Ended))])
+
+
+@pytest.fixture(scope="session")
+def certificate() -> Certificate:
+    return Certificate()
+
+
+@pytest.fixture
+def node(place: Path, certificate: Certificate) -> Iterator[LoginPlace]:
+    """A user's directory on a login node, without an agent yet."""
+    at = LoginPlace(place, certificate)
+    yield at
+    at.assert_empty()
