@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from attrs import field, frozen
 
@@ -26,12 +25,6 @@ from schemas.link import Batch, Slurm
 MINUTE_S = 60
 SPARE_S = 60.0  # a run's own parent ends it so long before the scheduler would
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=&|*\[\]@-]{0,127}")  # of a directive's value; never an option
-
-
-Authentication = Literal[
-    "password",  # a password, and a code wherever the cluster asks for one; or a key
-    "password+code",  # the code is typed behind the password, into one field
-]
 
 
 @frozen
@@ -74,7 +67,6 @@ class Cluster:
     host_keys: tuple[str, ...] = field(validator=at_most(64))  # theirs: "ssh-ed25519 AAAA..."
     home: str  # the name or address by which the login nodes reach jobd's [tls] port
     partitions: dict[str, Partition]  # the first is used when a run names none
-    authentication: Authentication = "password"
     proxy: str = ""  # host:port of an HTTP proxy on the way there
     directory: str = "~/.jobd"  # on a file system that the compute nodes share; $VARIABLES are the site's
     python: str = "python3"  # 3.10 or newer, on all nodes
@@ -88,6 +80,7 @@ class Cluster:
     warn_s: float = field(default=0.0, validator=between(0, 86400))
     runs_max: int = field(default=10, validator=between(1, 1000))  # active ones of one user
     login_s: float = field(default=60.0, validator=between(1, 600))  # from the connection until the agent calls home
+    lonely_s: float = field(default=7 * 86400.0, validator=between(60, 366 * 86400))  # an idle agent waits for jobd
     slurm: Slurm = field(factory=Slurm)
     codes: dict[str, SiteCode] = field(factory=dict)
 

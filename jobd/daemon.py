@@ -15,12 +15,13 @@ from pathlib import Path
 import trio
 
 from jobd.bulk import serve_bulk
+from jobd.clusters import load_clusters
 from jobd.codes import load_codes
 from jobd.config import Config, ConfigError, Http
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
-from jobd.hosting import hosts_of
+from jobd.hosting import cluster_hosts, hosts_of
 from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.store import Memory
@@ -97,14 +98,18 @@ async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
         gateway = UnixGateway(config.directory, config.agents)
         in_docker = bool(config.docker.hosts)
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix, in_docker=in_docker)
-        core = Core(config, codes, RealWorld(), disk, hosts_of(config, codes), gateway)
+        sites = load_clusters(Path(config.clusters), Path(config.codes)) if config.clusters else {}
+        hosts = hosts_of(config, codes)
+        for each in cluster_hosts(config, sites):
+            hosts.add(each)
+        core = Core(config, codes, RealWorld(), disk, hosts, gateway, sites)
         core.files.prepare()
         tls = None
         if config.tls:
             tls = TlsGateway(config.tls, config.agents, core.fleet.agents.values, core.fleet.is_remote)
-        for each in (gateway, tls) if tls else (gateway,):
-            each.serve = partial(serve_link, core)
-            each.serve_bulk = partial(serve_bulk, core)
+        for way in (gateway, tls) if tls else (gateway,):
+            way.serve = partial(serve_link, core)
+            way.serve_bulk = partial(serve_bulk, core)
         digest = hashlib.sha256(service_token(config).encode()).hexdigest()
         public = await _public_listeners(config.http)
         remote = await tls_listeners(config.tls) if config.tls else []

@@ -193,7 +193,7 @@ async def test_attempts_that_fail_are_never_a_storm(autojump_clock: trio.testing
         tried = 0
         while trio.current_time() < 3600:
             try:
-                await site.login(LoginRequest("ada", "wrong"))
+                await site.login(LoginRequest("ada", "wrong_credentials"))
             except LoginRefused:
                 tried += 1
             except LoginActive:
