@@ -171,6 +171,8 @@ class Run:
             await self._prepare(order)
         if self._stop is not None:
             raise _NotExecuted("stopped", "was stopped before it began")
+        if order.batch is not None:  # never a heavy run on a login node
+            raise _NotExecuted("not_started", "this agent submits nothing to a scheduler")
         try:
             return await self._forks.fork_run(self.control, self.run_dir)
         except ForkRefused as refused:
