@@ -34,7 +34,7 @@ class Partition:
     run_s_max: float = field(validator=between(120, 366 * 86400))
     nodes_max: int = field(default=1, validator=between(1, 1 << 20))
     cores_per_node: int = field(default=1, validator=between(1, 1 << 20))
-    memory_per_node_bytes: int = field(default=1 << 30, validator=between(1 << 20, 1 << 50))
+    memory_per_node_bytes: int = field(default=4 << 30, validator=between(1 << 20, 1 << 50))
     gpus_per_node: int = field(default=0, validator=between(0, 1024))
 
 
