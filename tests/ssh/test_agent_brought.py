@@ -198,11 +198,12 @@ async def test_a_python_that_is_not_there_is_told(sshd: Sshd, user: User, jobd: 
 
 
 async def test_a_place_without_a_scheduler_is_told(cluster: Cluster, user: User) -> None:
-    (user.home / "bin" / "sbatch").rename(user.home / "bin" / "none")
+    profile = (user.home / ".profile").read_text()
+    user.write(".profile", "PATH=/nowhere\n")  # this machine may have one
     try:
         error = await cluster.refused()
     finally:
-        (user.home / "bin" / "none").rename(user.home / "bin" / "sbatch")
+        user.write(".profile", profile)
     assert error.code == "no_slurm"
     assert not cluster.own.exists()
 
