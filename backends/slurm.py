@@ -47,10 +47,11 @@ class SlurmBackend:
     name: str
     targets: tuple[Target, ...]  # one that answers is used
     zipapp: Path
-    home: Home
+    home: Callable[[], Home]  # known once jobd listens
     slurm: Slurm
     directory: str  # on the cluster; a user's own is below, by id
     python: str
+    lonely_s: float  # an agent without jobd and without runs ends by itself, and only a login brings another
     _logins: dict[str, Login] = field(factory=dict, init=False)  # by user id
 
     @asynccontextmanager
@@ -131,8 +132,8 @@ class SlurmBackend:
             generation=spec.generation,
             root=self._root(spec),
             silence_s=spec.silence_s,
-            lonely_s=spec.lonely_s,
-            home=self.home,
+            lonely_s=self.lonely_s,
+            home=self.home(),
             slurm=self.slurm,
         )
         result = await login.session.run(

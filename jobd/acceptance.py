@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve
 
-from jobd.clusters import Cluster, Site, Size
+from jobd.clusters import SPARE_S, Cluster, Site, Size
 from jobd.codes import Code
 from jobd.errors import Invalid
 from jobd.store import Blob
@@ -96,14 +96,15 @@ def _submitted(
     asks for no time gets what the code or the partition allows, whichever is less."""
     wanted = ask.batch
     assert wanted is not None
+    most_s = cluster.run_s_max(wanted.partition)
     if ask.limits.run_s is None:
-        limits = evolve(limits, run_s=min(limits.run_s, cluster.run_s_max(wanted.partition)))
+        limits = evolve(limits, run_s=min(limits.run_s, most_s))
     size = Size(slots.cores, slots.memory_bytes, limits.run_s)
     cluster.check(wanted, size)
     execution = evolve(
         execution,
         command=cluster.command(wanted, ask.code, execution.command),
-        limits=evolve(execution.limits.in_container(), run_s=limits.run_s),
+        limits=evolve(execution.limits.in_container(), run_s=min(limits.run_s, most_s - SPARE_S)),
         batch=cluster.batch(wanted, ask.code, size),
     )
     return Slots(slots.cores * wanted.tasks, slots.memory_bytes * wanted.nodes), limits, execution

@@ -23,7 +23,7 @@ from schemas.ids import check_name
 from schemas.link import Batch, Slurm
 
 MINUTE_S = 60
-SPARE_S = 60.0  # the scheduler's wall time is so much longer than the run's, whose own parent ends it in time
+SPARE_S = 60.0  # a run's own parent ends it so long before the scheduler would
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=&|*\[\]@-]{0,127}")  # of a directive's value; never an option
 
 
@@ -31,7 +31,7 @@ _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=&|*\[\]@-]{0,127}")  # of a dire
 class Partition:
     """What one job may ask of a partition, at most."""
 
-    run_s_max: float = field(validator=between(60, 366 * 86400))
+    run_s_max: float = field(validator=between(120, 366 * 86400))
     nodes_max: int = field(default=1, validator=between(1, 1 << 20))
     cores_per_node: int = field(default=1, validator=between(1, 1 << 20))
     memory_per_node_bytes: int = field(default=1 << 30, validator=between(1 << 20, 1 << 50))
@@ -80,6 +80,7 @@ class Cluster:
     warn_s: float = field(default=0.0, validator=between(0, 86400))
     runs_max: int = field(default=10, validator=between(1, 1000))  # active ones of one user
     login_s: float = field(default=60.0, validator=between(1, 600))  # from the connection until the agent calls home
+    lonely_s: float = field(default=7 * 86400.0, validator=between(60, 366 * 86400))  # an idle agent waits for jobd
     slurm: Slurm = field(factory=Slurm)
     codes: dict[str, SiteCode] = field(factory=dict)
 

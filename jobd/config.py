@@ -210,6 +210,9 @@ class Storage:
 
     retry_s: float = _seconds(1.0, "the pause after a failed commit")
     waiting_max: int = _number(100_000, "records that wait for a commit; from half of them on, new work is refused")
+    reserve_bytes: int = _bytes(
+        64 << 20, "room on its disk that is kept for the state of what runs; without it new work is refused", 0
+    )
     flush_s: float = _seconds(5.0, "the last commit of a clean stop")
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import trio
 
 from jobd.bulk import serve_bulk
+from jobd.clusters import load_clusters
 from jobd.codes import load_codes
 from jobd.config import Config, ConfigError, Http
 from jobd.core import SHUTDOWN, Core
 from jobd.facts import serve_link
 from jobd.gateway import UnixGateway
-from jobd.hosting import hosts_of
+from jobd.hosting import cluster_hosts, hosts_of
 from jobd.metrics import watch_lag
 from jobd.sqlite import SqliteDisk
 from jobd.store import Memory
@@ -68,12 +69,12 @@ def write_whole(path: Path, text: str, mode: int) -> None:
     draft.rename(path)
 
 
-def open_store(path: Path) -> tuple[SqliteDisk, Memory]:
+def open_store(path: Path, reserve_bytes: int = 0) -> tuple[SqliteDisk, Memory]:
     """The store and what must be in memory of it; raises ConfigError when the file is damaged, or too new."""
     try:
-        disk = SqliteDisk(path)
+        disk = SqliteDisk(path, reserve_bytes)
         return disk, disk.load()
-    except (sqlite3.Error, CodecError, RuntimeError) as error:
+    except (OSError, sqlite3.Error, CodecError, RuntimeError) as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
@@ -93,18 +94,22 @@ async def serve(config: Config) -> None:
 async def _serve(config: Config, signals: AsyncIterator[int]) -> None:
     check_paths(config)
     with locked(config.directory):
-        disk, memory = open_store(config.directory / "jobd.sqlite")
+        disk, memory = open_store(config.directory / "jobd.sqlite", config.store.reserve_bytes)
         gateway = UnixGateway(config.directory, config.agents)
         in_docker = bool(config.docker.hosts)
         codes = load_codes(Path(config.codes), config.codes_prefix or sys.prefix, in_docker=in_docker)
-        core = Core(config, codes, RealWorld(), disk, hosts_of(config, codes), gateway)
+        sites = load_clusters(Path(config.clusters), Path(config.codes)) if config.clusters else {}
+        hosts = hosts_of(config, codes)
+        for each in cluster_hosts(config, sites):
+            hosts.add(each)
+        core = Core(config, codes, RealWorld(), disk, hosts, gateway, sites)
         core.files.prepare()
         tls = None
         if config.tls:
             tls = TlsGateway(config.tls, config.agents, core.fleet.agents.values, core.fleet.is_remote)
-        for each in (gateway, tls) if tls else (gateway,):
-            each.serve = partial(serve_link, core)
-            each.serve_bulk = partial(serve_bulk, core)
+        for way in (gateway, tls) if tls else (gateway,):
+            way.serve = partial(serve_link, core)
+            way.serve_bulk = partial(serve_bulk, core)
         digest = hashlib.sha256(service_token(config).encode()).hexdigest()
         public = await _public_listeners(config.http)
         remote = await tls_listeners(config.tls) if config.tls else []

@@ -5,18 +5,23 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from backends._ssh import Target
 from backends.containers import Hardening
 from backends.disks import SharedDisk
 from backends.docker import DockerBackend
 from backends.engine import Engine
 from backends.images import Source
 from backends.local import LocalBackend
+from backends.slurm import SlurmBackend
 from backends.volumes import DOORS, RELAY_DIR, VolumeDisk
+from jobd.clusters import Cluster, Site
 from jobd.codes import Code
 from jobd.config import Config, ConfigError, DockerHost
-from jobd.hosts import Host, Hosts, this_machine
+from jobd.hosts import Host, Hosts, cluster_host, this_machine
 from schemas.ids import new_id
-from schemas.link import RelaySetup
+from schemas.link import Home, RelaySetup
+
+SSH_PORT = 22
 
 
 def hosts_of(config: Config, codes: Mapping[str, Code]) -> Hosts:
@@ -26,6 +31,46 @@ def hosts_of(config: Config, codes: Mapping[str, Code]) -> Hosts:
     instance = instance_of(config.directory)
     config.directory.chmod(0o711)  # the agents' uids pass through, and see nothing
     return Hosts([_docker(config, instance, name, host, codes) for name, host in config.docker.hosts.items()])
+
+
+def cluster_hosts(config: Config, sites: Mapping[str, Site]) -> list[Host]:
+    """The clusters, each a host of its own; raises ConfigError."""
+    if sites and config.tls is None:
+        raise ConfigError("clusters: agents there call home over TLS: set [tls]")
+    taken = {"local", *config.docker.hosts} & set(sites)
+    if taken:
+        raise ConfigError(f"clusters: {', '.join(taken)} is the name of a host too")
+    return [_cluster(config, site.cluster) for site in sites.values()]
+
+
+def _cluster(config: Config, cluster: Cluster) -> Host:
+    targets = []
+    for node in cluster.login_nodes:
+        host, _, port = node.partition(":")
+        targets.append(Target(host, int(port or SSH_PORT), cluster.host_keys))
+
+    def home() -> Home:
+        certificates, port = _tls_door(config)
+        return Home(cluster.home, port, cluster.home, certificates, cluster.proxy)
+
+    backend = SlurmBackend(
+        name=cluster.name,
+        targets=tuple(targets),
+        zipapp=_zipapp(config.local.zipapp, "local.zipapp"),
+        home=home,
+        slurm=cluster.slurm,
+        directory=f"{cluster.directory}/{instance_of(config.directory)}",
+        python=cluster.python,
+        lonely_s=cluster.lonely_s,
+    )
+    return cluster_host(cluster.name, backend)
+
+
+def _tls_door(config: Config) -> tuple[str, int]:
+    """The certificates to trust, and the port."""
+    assert config.tls is not None
+    port = config.tls.port or int((config.directory / "tls-address").read_text().rpartition(":")[2])
+    return Path(config.tls.certificate_file).read_text(), port
 
 
 def instance_of(state: Path) -> str:
@@ -62,16 +107,14 @@ def _docker(config: Config, instance: str, name: str, host: DockerHost, codes: M
 def _volumes(
     config: Config, instance: str, name: str, host: DockerHost, zipapp: Path, codes: Mapping[str, Code]
 ) -> VolumeDisk:
-    tls = config.tls
-    if tls is None or not host.home:
+    if config.tls is None or not host.home:
         raise ConfigError(f"docker.hosts.{name}: agents there need [tls], and `home`: where that is for them")
     image = next((code.docker for code in codes.values() if code.docker), None)
     if image is None:
         raise ConfigError(f"docker.hosts.{name}: no code has an image, and the relay there is started from one")
-    certificates = Path(tls.certificate_file).read_text()
 
     def home() -> RelaySetup:
-        port = tls.port or int((config.directory / "tls-address").read_text().rpartition(":")[2])
+        certificates, port = _tls_door(config)
         return RelaySetup(host.home, port, host.home, certificates, f"{RELAY_DIR}/{DOORS}")
 
     relay_uid = config.docker.uid_first + config.docker.uid_count  # the first that is no user's

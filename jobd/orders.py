@@ -23,6 +23,7 @@ def start_order(run: RunRecord) -> Start:
         limits=execution.limits.in_container() if is_alone else execution.limits,
         worker=None if is_alone else execution.worker,
         progress_s=execution.progress_s,
+        batch=execution.batch,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobd.reserve import Reserve
 from jobd.store import Blob, Delete, Memory, Purge, Selection, Totals, Write
 from schemas import codec
 from schemas.records import (
@@ -61,7 +62,8 @@ API_STATE = """CASE json_extract(run.record, '$.state.is') WHEN 'Pending' THEN '
 class SqliteDisk:
     """See jobd.store.Disk. `write` is called by one task at a time; reads have a connection of their own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserve_bytes: int = 0) -> None:
+        self._reserve = Reserve(path.with_name("reserve"), reserve_bytes)
         path.touch(mode=0o600)
         path.chmod(0o600)  # everybody's inputs are in it; SQLite makes the files beside it with the same mode
         self._writer = _connect(path)
@@ -94,8 +96,25 @@ class SqliteDisk:
             self._records(HostRecord, "SELECT record FROM hosts"),
         )
 
+    @property
+    def is_scarce(self) -> bool:
+        """Whether the disk has no room for new work."""
+        return not self._reserve.is_held
+
+    def look_for_room(self) -> None:
+        """While it is scarce, see whether it still is."""
+        self._reserve.take()
+
     def write(self, batch: Sequence[Write]) -> None:
-        """Commit all or nothing, durably."""
+        """Commit all or nothing, durably; on a full disk in the reserve's room."""
+        try:
+            self._commit(batch)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._reserve.give_up():
+                raise
+            self._commit(batch)
+
+    def _commit(self, batch: Sequence[Write]) -> None:
         with self._writer:
             self._writer.execute("BEGIN IMMEDIATE")
             for write in batch:

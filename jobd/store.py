@@ -11,6 +11,7 @@ new work is refused and waiting requests end at their own deadlines. Nothing is 
 import heapq
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -120,6 +121,13 @@ class Disk(Protocol):
     def load(self) -> Memory:
         """Everything that must be in memory."""
 
+    @property
+    def is_scarce(self) -> bool:
+        """Whether there is no room for new work, though what runs can still be recorded. Does not block."""
+
+    def look_for_room(self) -> None:
+        """While it is scarce, see whether it still is."""
+
     def write(self, batch: Sequence[Write]) -> None:
         """Commit all or nothing, durably; raises OSError or sqlite3.Error."""
 
@@ -172,8 +180,10 @@ class Store:
         return self.sequence
 
     def check(self) -> None:
-        """For whatever accepts new work: raises StoreUnavailable at once while commits fail. A client retries better
-        than a queue that cannot drain."""
+        """For whatever accepts new work: raises StoreUnavailable at once while commits fail, or have but the reserve's
+        room. A client retries better than a queue that cannot drain."""
+        if self.disk.is_scarce:
+            raise StoreUnavailable("Its disk is full but for a reserve.", retry_after_s=self._config.retry_s)
         if not self.healthy or len(self._queue) > self._config.waiting_max // 2:
             raise StoreUnavailable(retry_after_s=self._config.retry_s)
 
@@ -192,8 +202,11 @@ class Store:
     async def run(self) -> None:
         """The writer: commits what has gathered, again and again. A cancel ends it between commits."""
         while True:
+            if self.disk.is_scarce:
+                await self._world.hop(self.disk.look_for_room)
             if not self._queue:
-                await self._wake.wait()
+                with trio.move_on_after(self._config.retry_s if self.disk.is_scarce else math.inf):
+                    await self._wake.wait()
             elif not await self.flush():
                 await trio.sleep(self._config.retry_s)
 

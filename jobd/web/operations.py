@@ -32,6 +32,7 @@ async def codes(core: Core, call: Call) -> Reply:
             modes={
                 name: ModeView(mode.cores, mode.cores_max, mode.limits.memory_bytes, mode.limits.run_s)
                 for name, mode in code.modes.items()
+                if name != "batch" or any(code.name in site.codes for site in core.sites.values())
             },
             inputs=code.inputs.required,
             views=code.analysis.views if code.analysis else (),

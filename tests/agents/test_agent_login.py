@@ -78,7 +78,7 @@ async def test_whether_there_is_a_scheduler_is_told(node: LoginPlace) -> None:
     scheduler.write_text("#!/bin/sh\n")
     scheduler.chmod(0o755)
     async with jobd_behind_tls(node):
-        node.login(1, PATH="/nowhere")
+        node.login(1, PATH="/nowhere")  # this machine may have one
         node.login(2, PATH=f"{scheduler.parent}:/usr/bin:/bin")
     assert [arrival.sbatch for arrival in node.arrivals] == [False, True]
 

@@ -1,7 +1,7 @@
 """A core on a bench: real parts, an inline world, a disk in memory, and an agent that is a transport we hold."""
 
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from attrs import define, field
 from backends.base import AgentSpec
 from backends.fake import FakeBackend, Place
 from jobd.agent import Agent
+from jobd.clusters import Site
 from jobd.codes import Analysis, Code, CodeMode, ModeLimits
 from jobd.config import Config, Host, Requests, Tier
 from jobd.core import Core
@@ -66,6 +67,7 @@ class MemoryDisk:
 
     batches: list[list[Write]] = field(factory=list)
     fails: bool = False
+    is_scarce: bool = False
 
     def write(self, batch: Sequence[Write]) -> None:
         if self.fails:
@@ -75,6 +77,9 @@ class MemoryDisk:
     def of(self, kind: type[T]) -> list[T]:
         found = {_key(each): each for batch in self.batches for each in batch if isinstance(each, kind)}
         return list(found.values())
+
+    def look_for_room(self) -> None:
+        self.is_scarce = False
 
     def load(self) -> Memory:
         runs = [run for run in self.of(RunRecord) if not isinstance(run.state, Ended)]
@@ -168,11 +173,11 @@ class Bench:
         """A request of its own."""
         return Request(self.core.root.open("request", self.core.world.new_id("o")))
 
-    async def link(self, user: UserRecord, wire: Wire | None = None, **hello: Any) -> Wire:
-        """The user's agent calls home."""
-        key = user.id, "local"
+    async def link(self, user: UserRecord, wire: Wire | None = None, place: str = "local", **hello: Any) -> Wire:
+        """The user's agent at this place calls home."""
+        key = user.id, place
         if key not in self.core.fleet.agents:
-            record = AgentRecord(self.core.world.new_id("a"), user.id, "local", awake=True)
+            record = AgentRecord(self.core.world.new_id("a"), user.id, place, awake=True)
             self.core.fleet.restore({user.id: user}, (record,))
             self.core.store.put(record)
         agent, wire = self.core.fleet.agents[key], wire or Wire()
@@ -183,14 +188,16 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(disk: Any = None, **config: Any) -> AsyncGenerator[Bench, None]:
+async def bench(
+    disk: Any = None, sites: Mapping[str, Site] | None = None, **config: Any
+) -> AsyncGenerator[Bench, None]:
     """A bench, its store running."""
     disk = disk or MemoryDisk()
     async with trio.open_nursery() as nursery:
         backend = FakeBackend(Place(nursery, _live))
         world = InlineWorld()
         settings = configuration(**config)
-        core = Core(settings, {"sim": CODE}, world, disk, this_machine(settings, backend), NoDoors())
+        core = Core(settings, {"sim": CODE}, world, disk, this_machine(settings, backend), NoDoors(), sites)
         built = Bench(core, disk, nursery, world.chance)
         core.begin = built.begun.append
         nursery.start_soon(core.store.run)

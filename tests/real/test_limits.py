@@ -1,11 +1,13 @@
 """Limits, fairness, warm agents, and a disk that is full."""
 
+import contextlib
 import json
 import os
 import resource
 import subprocess
 import time
 
+import httpx
 import pytest
 from realdaemon import Daemon, wait_until
 
@@ -26,7 +28,10 @@ def waiting(daemon: Daemon, user: str, job: str) -> tuple[str, int]:
 @pytest.fixture(scope="module")
 def narrow() -> dict:
     return {
-        "tiers": {"default": {"sequential": 1, "parallel": 1, "batch": 0, "pending_max": 3}},
+        "tiers": {
+            "default": {"sequential": 1, "parallel": 1, "pending_max": 3},
+            "small": {"sequential": 1, "parallel": 0},
+        },
         "host": {"cores": 2, "memory_bytes": 4 << 30},
     }
 
@@ -48,7 +53,8 @@ def test_a_users_second_run_waits_for_the_first_and_then_starts(make_daemon, nar
         full = http.put("/v1/users/alice/jobs/e/run", json=ask)
         assert (full.status_code, full.json()["code"], full.json()["limit"]) == (429, "queue_full", 3)
         assert int(full.headers["retry-after"]) > 0
-        refused = http.put("/v1/users/alice/jobs/e/run", json={**ask, "mode": "batch"})
+        http.put("/v1/users/carol", json={"tier": "small"})
+        refused = http.put("/v1/users/carol/jobs/e/run", json={**ask, "mode": "parallel"})
         assert (refused.status_code, refused.json()["field"]) == (422, "mode")
         # Another user is not concerned by alice's queue, but the host is full.
         assert http.put("/v1/users/bob/jobs/e/run", json=ask).status_code == 202
@@ -214,36 +220,78 @@ def test_a_sigkill_while_the_disk_is_full_loses_nothing_that_was_accepted(no_roo
     allow_errors(daemon)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
-def test_a_full_file_system_is_survived_and_reported(make_daemon, tmp_path):
-    daemon = make_daemon(requests={"deadline_s": 1.5}, agents={"lonely_s": 0.5})
-    daemon.state.mkdir(mode=0o711)
+@pytest.fixture
+def small_disk(make_daemon):
+    """A daemon whose state, its users' runs apart, is on a file system of 6 MB with a reserve of 1 MB; `fill` fills
+    it."""
+    if os.getuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    small = {"requests": {"deadline_s": 1.5}, "agents": {"lonely_s": 0.5}, "store": {"reserve_bytes": 1 << 20}}
+    daemon = make_daemon(**small)
+    runs = daemon.state.with_name("runs")
+    for path in (daemon.state, runs):
+        path.mkdir(mode=0o711)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m,mode=711", "none", str(daemon.state)], check=True)
+    (daemon.state / "runs").symlink_to(runs)
     try:
-        daemon.start()
-        daemon.done("alice", "j", "echo well")
-        (daemon.state / "filler").write_bytes(b"")
-        with (daemon.state / "filler").open("wb", buffering=0) as filler:
-            while True:
-                try:
-                    filler.write(bytes(4096))
-                except OSError:
-                    break
-        ask = {"code": "shell", "inputs": {"script.sh": {"text": "echo later #" + "x" * 100_000}}}
-        with daemon.http() as http:
-            assert http.put("/v1/users/alice/jobs/k/run", json=ask).status_code in (503, 504)
-            refused = http.put("/v1/users/alice/jobs/l/run", json=ask)
-            assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
-            assert http.get("/v1/users/alice/jobs/j").json()["state"] == "completed"
-            (daemon.state / "filler").unlink()
-            wait_until(lambda: http.get("/readyz").status_code == 200)
-            http.put("/v1/users/alice/jobs/k/run", json=ask)
-        daemon.until("alice", "k", "completed")
-        allow_errors(daemon)
+        yield daemon.start()
     finally:
         daemon.sigterm()
-        wait_until(lambda: not daemon.processes(), "its agent has left")
+        wait_until(lambda: not daemon.processes(), "its agents have left")
         subprocess.run(["umount", "-l", str(daemon.state)], check=True)
+
+
+def fill(daemon: Daemon) -> None:
+    """To the last byte."""
+    with (daemon.state / "filler").open("ab", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def use_up(daemon: Daemon, http: httpx.Client) -> None:
+    """Fill the disk, and have things written until the reserve is used too."""
+    fill(daemon)
+    while (daemon.state / "reserve").exists():
+        http.put("/v1/users/bob/jobs/k/run", json={**LATER, "force": True})
+        fill(daemon)
+
+
+LATER = {"code": "shell", "inputs": {"script.sh": {"text": "echo later #" + "x" * 100_000}}}
+
+
+def test_a_full_file_system_is_survived_and_reported(small_disk):
+    daemon = small_disk
+    daemon.done("alice", "j", "echo well")
+    with daemon.http() as http:
+        use_up(daemon, http)
+        wait_until(lambda: http.get("/readyz").status_code == 503, "it says so")
+        refused = http.put("/v1/users/alice/jobs/l/run", json=LATER)
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        assert http.get("/v1/users/alice/jobs/j").json()["state"] == "completed"
+        (daemon.state / "filler").unlink()
+        wait_until(lambda: http.get("/readyz").status_code == 200)
+        assert (daemon.state / "reserve").stat().st_blocks * 512 >= 1 << 20
+        http.put("/v1/users/alice/jobs/k/run", json=LATER)
+    daemon.until("alice", "k", "completed")
+    allow_errors(daemon)
+
+
+def test_the_end_of_what_runs_is_recorded_in_the_reserve_of_a_full_disk(small_disk):
+    daemon = small_disk
+    daemon.run("alice", "j", WAITS)
+    daemon.until("alice", "j", "running")
+    with daemon.http() as http:
+        fill(daemon)
+        while (daemon.state / "reserve").exists():
+            assert http.post("/v1/users/alice/tokens", json={}).status_code in (201, 503, 504)
+        daemon.file("alice", "j", "go").touch()
+        daemon.until("alice", "j", "completed")
+        assert http.put("/v1/users/alice/jobs/l/run", json=LATER).json()["code"] == "store_unavailable"
+    daemon.sigkill()
+    (daemon.state / "filler").unlink()
+    daemon.start()
+    assert daemon.status("alice", "j")["state"] == "completed"
+    assert daemon.done("alice", "k", "true")["state"] == "completed"
 
 
 def test_a_disk_that_is_full_where_the_runs_are_is_told_to_the_user(make_daemon):

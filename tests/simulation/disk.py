@@ -56,6 +56,7 @@ class Platter:
                 key = type(write), _key(write)
                 self.tables[key[0]][key[1]] = write
                 left.pop(key, None)
+                left.pop(Delete(*key), None)
                 left[key] = write
         for write in left.values():
             self._tell(write)
@@ -101,6 +102,11 @@ class FakeDisk:
         self._platter = platter
         self._universe = universe
         self._life = life
+
+    is_scarce = False
+
+    def look_for_room(self) -> None:
+        """It is not scarce."""
 
     def load(self) -> Memory:
         """Everything that must be in memory."""

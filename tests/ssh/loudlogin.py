@@ -37,10 +37,11 @@ async def login(given: list[str]) -> str:
         "hpc",
         (Target("127.0.0.1", int(port), (host_key,)),),
         Path(zipapp),
-        Home("127.0.0.1", int(home_port), "jobd.example", certificate),
+        lambda: Home("127.0.0.1", int(home_port), "jobd.example", certificate),
         Slurm(),
         "~/jobd",
         python,
+        600.0,
     )
     nowhere = Path("/nowhere")
     try:

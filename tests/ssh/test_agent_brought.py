@@ -46,10 +46,11 @@ class Cluster:
                 "name": "hpc",
                 "targets": (sshd.target(),),
                 "zipapp": ZIPAPP,
-                "home": Home("127.0.0.1", at.port, NAME, at.certificate.pem),
+                "home": lambda: Home("127.0.0.1", at.port, NAME, at.certificate.pem),
                 "slurm": Slurm(),
                 "directory": "$HOME/jobd",
                 "python": PYTHON,
+                "lonely_s": 600.0,
                 **fields,
             }
         )
@@ -198,12 +199,12 @@ async def test_a_python_that_is_not_there_is_told(sshd: Sshd, user: User, jobd: 
 
 
 async def test_a_place_without_a_scheduler_is_told(cluster: Cluster, user: User) -> None:
-    profile = (user.home / ".profile").read_text()
-    user.write(".profile", "PATH=/nowhere\n")  # this machine may have one
+    usual = (user.home / ".profile").read_text()
+    user.write(".profile", 'PATH="$HOME/nothing"\n')  # this machine itself may have one
     try:
         error = await cluster.refused()
     finally:
-        user.write(".profile", profile)
+        user.write(".profile", usual)
     assert error.code == "no_slurm"
     assert not cluster.own.exists()
 
