@@ -153,9 +153,9 @@ async def connect(
         watched = _Client(target, answers, lambda: token.run_sync_soon(authenticating))
         try:
             error = await in_asyncio(lambda: _connect(target, watched, opened))
-        finally:
-            if patience.cancel_called:
-                await _close(opened)
+        except trio.Cancelled:
+            await _close(opened)  # it may have been opened in that very moment
+            raise
     if patience.cancelled_caught:
         error = _too_slow(watched)
     answers.forget()

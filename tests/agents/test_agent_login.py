@@ -66,6 +66,10 @@ async def test_the_command_ends_and_its_agent_lives_on_in_a_session_of_its_own(n
     log = str(node.own / "log")
     assert [os.readlink(f"/proc/{arrival.pid}/fd/{number}") for number in range(3)] == [os.devnull, log, log]
     assert os.readlink(f"/proc/{arrival.pid}/cwd") == "/"
+    for pid in node.survivors():
+        if pid != arrival.pid:  # the fork server, which has a pipe to itself and none of the command's
+            links = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+            assert len([link for link in links if link.startswith("pipe:")]) == 1
 
 
 async def test_whether_there_is_a_scheduler_is_told(node: LoginPlace) -> None:
@@ -151,6 +155,11 @@ async def test_its_log_does_not_grow_without_end(node: LoginPlace) -> None:
         node.login(1)
     assert (node.own / "log").stat().st_size < 600_000
     assert "generation 1" in node.log()[-500:]
+    (node.own / "log").write_bytes(b"old line\n" * 200_000)
+    (node.place / "token").write_text("")
+    done = node.login(2)
+    assert "generation 2" in done.stderr
+    assert "old line" not in done.stderr
 
 
 # --- the token ------------------------------------------------------------------------------------------------------
@@ -262,6 +271,19 @@ async def test_its_end_releases_the_hold(node: LoginPlace) -> None:
         node.login(1)
         assert (node.own / "holder").exists()
         os.kill(node.pid, signal.SIGTERM)
+        until_gone(node.pid)
+    assert not (node.own / "holder").exists()
+    assert node.survivors() == []
+
+
+async def test_it_holds_on_until_nothing_of_it_could_start_a_run(node: LoginPlace) -> None:
+    async with jobd_behind_tls(node):
+        node.login(1)
+        [fork_server] = [pid for pid in node.survivors() if pid != node.pid]
+        os.kill(fork_server, signal.SIGSTOP)
+        os.kill(node.pid, signal.SIGTERM)
+        await trio.sleep(1.5)
+        assert (node.own / "holder").exists()
         until_gone(node.pid)
     assert not (node.own / "holder").exists()
     assert node.survivors() == []

@@ -108,6 +108,11 @@ async def test_a_wrong_code_is_told_where_the_password_was_taken(make_sshd: Call
     assert (error.code, str(error)) == ("no_credentials", "the site asks for a one-time code too, which was not given")
 
 
+async def test_a_wrong_code_is_told_where_it_comes_first(make_sshd: Callable[..., Sshd], user: User) -> None:
+    error = await refused(make_sshd("code first").target(), Credentials(user.name, user.password, user.code(-1000)))
+    assert error.code == "expired_code"
+
+
 async def test_a_wrong_code_in_the_field_of_the_password_cannot_be_told_from_a_wrong_password(
     make_sshd: Callable[..., Sshd], user: User
 ) -> None:
@@ -265,6 +270,23 @@ async def test_a_file_is_there_as_a_whole_or_not_at_all(sshd: Sshd, user: User, 
         with pytest.raises(RemoteWriteFailed):
             await session.put(source, "/proc/nowhere", 0o600, timeout_s=20, stage="copying")
     assert [path.name for path in user.home.glob("target*")] == ["target"]
+
+
+async def test_a_file_that_does_not_fit_leaves_the_old_one(
+    sshd: Sshd, user: User, known: Credentials, bed: Path
+) -> None:
+    source, disk = bed / "large", user.home / "small"
+    source.write_bytes(bytes(3_000_000))
+    disk.mkdir()
+    ran("mount", "-t", "tmpfs", "-o", f"size=1m,uid={user.uid},mode=700", "none", disk)
+    try:
+        target = user.write("small/target", "old")
+        async with connect(sshd.target(), known, lambda _: None) as session:
+            with pytest.raises(RemoteWriteFailed):
+                await session.put(source, str(target), 0o600, timeout_s=20, stage="copying")
+        assert [(path.name, path.read_text()) for path in disk.iterdir()] == [("target", "old")]
+    finally:
+        ran("umount", disk)
 
 
 @pytest.mark.parametrize(
