@@ -29,7 +29,6 @@ PAM = {
     "then a code": f"auth requisite pam_unix.so nodelay\nauth required {PAM_MODULE}",
     "code first": f"auth requisite {PAM_MODULE}\nauth required pam_unix.so nodelay",
     "one field": f"auth required {PAM_MODULE} forward_pass\nauth required pam_unix.so nodelay use_first_pass",
-    "locked": "auth requisite pam_faillock.so preauth deny=1 dir={directory}/tally\nauth required pam_unix.so nodelay",
 }
 
 
