@@ -64,9 +64,9 @@ bench: agent ## measure speed and memory beside baselines: a table, and build/be
 	@$(BIN)/python -m tests.bench
 
 .PHONY: soak
-soak: agent codes ## the long tests: 10,000 seeds of the simulation, many requests from the API's own document
+soak: agent codes ## the long tests: 10,000 seeds, many requests from the API's own document, a canary under attack
 	@$(BIN)/python -m tests.simulation --seeds 10000
-	@JOBD_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/real/test_openapi.py
+	@JOBD_SOAK=1 $(BIN)/python -m pytest -s --timeout 1800 tests/real/test_openapi.py tests/adversary/test_floods.py
 
 .PHONY: testbed
 testbed: codes ## start a Docker engine of our own in build/testbed, with images of the codes; the tests do so themselves
