@@ -8,7 +8,7 @@ from schemas import api
 
 NAMES = {
     "user": "alice", "job": "warm", "method": "echo", "view": "lines", "index": "0", "path": "frames.txt",
-    "name": "f", "code": "shell", "agent": "aaaaaaaaaa", "token": "kaaaaaaaaa",
+    "name": "f", "code": "shell", "agent": "aaaaaaaaaa", "cluster": "hpc", "token": "kaaaaaaaaa",
 }  # fmt: skip
 
 # A body that each of these takes, so that what is refused is refused for what is wrong with it.

@@ -58,7 +58,8 @@ class Platter:
                 left.pop(key, None)
                 left.pop(Delete(*key), None)
                 left[key] = write
-        for write in left.values():
+        # A user who was written again, with another tier, is still there before the user's jobs.
+        for write in sorted(left.values(), key=lambda write: not isinstance(write, UserRecord)):
             self._tell(write)
         self._universe.trace(f"commit {len(batch)}")
 
