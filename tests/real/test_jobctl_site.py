@@ -79,9 +79,9 @@ BROKEN = {
     'title = "x': "is not TOML",
     'name = "shell"\ntitle = 1\nversion = "1"\nmodes = {}': "title: must be a string",
     B + '[modes.fast]\ncommand = ["true"]': "modes.fast: must be sequential",
-    B + '[modes.batch]\ncommand = ["no-such"]': "modes.batch.command: there is no program 'no-such'",
-    B + "[modes.batch]\ncommand = []": "modes.batch.command: there is no program ''",
-    B + '[modes.batch]\ncommand = ["sh", "{here}/no.sh"]': "no.sh",
+    B + '[modes.parallel]\ncommand = ["no-such"]': "modes.parallel.command: there is no program 'no-such'",
+    B + "[modes.parallel]\ncommand = []": "modes.parallel.command: there is no program ''",
+    B + '[modes.parallel]\ncommand = ["sh", "{here}/no.sh"]': "no.sh",
     B + '[modes]\n[analysis]\ncommand = ["/no/such"]': "analysis.command: there is no",
 }
 

@@ -44,7 +44,7 @@ EVENTS = "GET /v1/users/{user}/jobs/{job}/events"  # never ends; tests of its ow
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "TRACE")
 # What is really there, so that not every answer is "not found".
 KNOWN = {
-    "user": "alice", "job": "j", "name": "f", "path": "out.txt", "view": "lines", "index": "0", "method": "echo",
+    "user": "alice", "job": "j", "name": "f", "path": "out.txt", "view": "lines", "index": "0", "cluster": "hpc", "method": "echo",
     "code": "shell",
 }  # fmt: skip
 
