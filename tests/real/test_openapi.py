@@ -44,8 +44,8 @@ EVENTS = "GET /v1/users/{user}/jobs/{job}/events"  # never ends; tests of its ow
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "TRACE")
 # What is really there, so that not every answer is "not found".
 KNOWN = {
-    "user": "alice", "job": "j", "name": "f", "path": "out.txt", "view": "lines", "index": "0", "cluster": "hpc", "method": "echo",
-    "code": "shell",
+    "user": "alice", "job": "j", "name": "f", "path": "out.txt", "view": "lines", "index": "0", "method": "echo",
+    "code": "shell", "cluster": "nothing",
 }  # fmt: skip
 
 
@@ -134,8 +134,9 @@ def test_the_admin_socket_answers_by_the_same_document(daemon):
                 reply = admin.get(
                     label.split(" ")[1].format(**KNOWN, host="nothing", agent="aaaaaaaaaa", token="kaaaaaaaaa")
                 )
-                assert reply.status_code == 200, (label, reply.text)
-                content = operation.definition.raw["responses"]["200"].get("content", {})
+                status = 404 if "{cluster}" in label else 200  # the daemon has none
+                assert reply.status_code == status, (label, reply.text)
+                content = operation.definition.raw["responses"].get(str(status), {}).get("content", {})
                 for media, body in content.items():
                     assert media in ("*/*", reply.headers["content-type"].split(";")[0]), label
                     if "schema" in body:
