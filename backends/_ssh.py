@@ -266,10 +266,15 @@ def _error(failure: Exception, target: Target, client: _Client) -> LoginError:
         return client.answers.refusal()
     if isinstance(failure, asyncssh.HostKeyNotVerifiable | asyncssh.KeyExchangeFailed):
         return _host_key_error(target, client.shown)
-    words = getattr(failure, "reason", "") or str(failure)
+    words = _words(failure)
     if isinstance(failure, OSError) and failure.errno is not None and failure.errno > 0:
         words = os.strerror(failure.errno)  # asyncio has put in words of its own
-    return LoginError(f"{target.host}:{target.port}: {words[:TEXT_CHARS_MAX]}", "unreachable")
+    return LoginError(f"{target.host}:{target.port}: {words}", "unreachable")
+
+
+def _words(failure: Exception) -> str:
+    """What asyncssh says of it, or Python; cut."""
+    return f"{getattr(failure, 'reason', '') or failure}"[:TEXT_CHARS_MAX]
 
 
 def _host_key_error(target: Target, shown: asyncssh.SSHKey | None) -> LoginError:
@@ -303,7 +308,7 @@ async def _run(
             return Result(process.exit_status, out, err)
         lost = "the connection was lost"
     except (OSError, asyncssh.Error) as failure:
-        lost = f"the connection was lost: {getattr(failure, 'reason', '') or failure}"[:TEXT_CHARS_MAX]
+        lost = f"the connection was lost: {_words(failure)}"
     return LoginError(lost, "unreachable")
 
 
@@ -318,10 +323,9 @@ async def _put(connection: asyncssh.SSHClientConnection, source: Path, target: s
                 await sftp.chmod(draft, mode)
                 await sftp.posix_rename(draft, target)
             except (asyncssh.SFTPError, OSError) as failure:
-                problem = f"{getattr(failure, 'reason', '') or failure}"[:TEXT_CHARS_MAX] or type(failure).__name__
+                problem = _words(failure) or type(failure).__name__
                 with contextlib.suppress(asyncssh.SFTPError, OSError):
                     await sftp.remove(draft)
     except (asyncssh.Error, OSError) as failure:
-        words = f"{getattr(failure, 'reason', '') or failure}"[:TEXT_CHARS_MAX]
-        return LoginError(f"files cannot be copied there: {words}", "unreachable")
+        return LoginError(f"files cannot be copied there: {_words(failure)}", "unreachable")
     return problem

@@ -63,7 +63,7 @@ def draft(
         state=Pending(now),
         timeline=(),
         idempotency_key=ask.idempotency_key,
-        image=code.docker.image if code.docker and not site else "",
+        image=code.docker.image if code.docker else "",
         place=site.cluster.name if site else "local",
     )
     return record, blobs

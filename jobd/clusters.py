@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from jobd.codes import Code, Paths, load_code
 from jobd.config import read_toml
@@ -189,16 +189,18 @@ def _load(path: Path, codes: Path) -> Site:
 def _codes(path: Path, offered: Mapping[str, SiteCode], codes: Path) -> dict[str, Code]:
     found = {}
     for described in sorted(codes.glob("*.toml")):
-        name = load_code(described, lambda _: Paths("", "")).name
-        if (there := offered.get(name)) is not None:
-            found[name] = load_code(described, partial(_there, there))
-            if "batch" not in found[name].modes:
-                raise codec.CodecError(f"{path}: codes.{name}", f"{described} has no mode batch")
+        code = load_code(described, partial(_paths_of, offered))
+        if code.name not in offered:
+            continue
+        if "batch" not in code.modes:
+            raise codec.CodecError(f"{path}: codes.{code.name}", f"{described} has no mode batch")
+        found[code.name] = evolve(code, docker=None)
     for name in offered:
         if name not in found:
             raise codec.CodecError(f"{path}: codes.{name}", "is not described by the site's codes")
     return found
 
 
-def _there(site: SiteCode, _code: Code) -> Paths:
-    return Paths(site.prefix, site.here)
+def _paths_of(offered: Mapping[str, SiteCode], code: Code) -> Paths:
+    there = offered.get(code.name, SiteCode())
+    return Paths(there.prefix, there.here)

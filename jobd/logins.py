@@ -18,6 +18,7 @@ from jobd.hosts import Host
 from jobd.places import Place
 from jobd.scopes import Notice, Scope, outlive
 from jobd.tending import Tending
+from jobd.world import backoff
 from schemas.records import Instant, UserRecord
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Logins:
 
     def _failed(self, login: Login, error: LoginError) -> None:
         login.failures += 1
-        pause_s = min(PAUSE_S_MAX, PAUSE_S * 2 ** min(login.failures - 1, 20))
+        pause_s = backoff(login.failures, PAUSE_S, PAUSE_S_MAX)
         login.failure, login.wait_until = error, trio.current_time() + pause_s
         log.info("a login failed (%s)", error.code)
 

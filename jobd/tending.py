@@ -19,6 +19,7 @@ from jobd.agent import Agent
 from jobd.causes import CAUSES, cause
 from jobd.hosts import Host
 from jobd.scopes import Scope
+from jobd.world import backoff
 from schemas.link import End
 from schemas.records import Cause
 
@@ -107,7 +108,7 @@ class Tending:
         agent.failure = reason
         log.warning("agent %s of %s: %s", agent.record.id, agent.user.name, reason)
         self._stage("waiting to start the agent again")
-        backoff_s = min(self._config.backoff_s_max, self._config.backoff_s * 2 ** min(agent.failures - 1, 20))
+        backoff_s = backoff(agent.failures, self._config.backoff_s, self._config.backoff_s_max)
         await trio.sleep(backoff_s * (1 + self._fleet.world.jitter() / 2))
 
     async def _start(self) -> None:

@@ -73,3 +73,8 @@ def elapsed_s(since: Instant, now: Instant) -> float:
     if since.boot == now.boot:
         return max(0.0, now.boot_s - since.boot_s)
     return max(0.0, now.wall_s - since.wall_s)
+
+
+def backoff(failures: int, first_s: float, most_s: float) -> float:
+    """Seconds to wait after so many failures in a row, at least one: twice as long after each, up to the most."""
+    return min(most_s, first_s * 2.0 ** min(failures - 1, 20))
