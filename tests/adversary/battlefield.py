@@ -2,17 +2,14 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-import docker
 from dockerdaemon import CODES, DockerDaemon
-from realdaemon import short_directory
 
 # In front of every attack: `known` is what the attacker knows, `got(...)` tells what it got hold of.
 PREAMBLE = """
-import contextlib, ctypes, errno, json, os, signal, socket, stat, subprocess, sys, time
+import contextlib, ctypes, json, os, signal, socket, stat, sys, time
 known = json.loads(os.environ["KNOWN"])
 libc = ctypes.CDLL(None, use_errno=True)
 def got(what):
@@ -47,12 +44,11 @@ class Battlefield:
         container = daemon.running("victim", "v", f"echo {self.secret} > f; echo begun; sleep 3000")
         self.file = daemon.file("victim", "v", "f")
         agents = {agent["user"]: agent["id"] for agent in daemon.agents() if "/run." in agent["place"]}
-        self.doors = daemon.state / "agents" / agents["victim"]
         self.known = {
             "file": str(self.file),
             "user": self.file.parents[2].name,
             "job": self.file.parents[1].name,
-            "doors": str(self.doors),
+            "doors": str(daemon.state / "agents" / agents["victim"]),
             "state": str(daemon.state),
             "engine": daemon.engine.url.removeprefix("unix://"),
             "port": int(daemon.url.rpartition(":")[2]),
@@ -74,21 +70,9 @@ class Battlefield:
         assert self.daemon.done("canary", "c", "true", force=True)["state"] == "completed"
 
 
-@contextmanager
-def battlefields(engine: docker.DockerClient) -> Iterator[Callable[..., Battlefield]]:
-    """Makes them; each ends with the context."""
-    with ExitStack() as stack:
-
-        def make(limits: str = "", **docker: Any) -> Battlefield:
-            home = stack.enter_context(short_directory())
-            codes = home / "codes"
-            codes.mkdir()
-            text = (CODES / "shell.toml").read_text().replace("run_s = 60.0", "run_s = 3000.0")
-            table = "[modes.sequential.limits]\n"
-            (codes / "shell.toml").write_text(text.replace(table, table + limits))
-            hosts = {"here": {"url": engine.url, "cores": 8, "memory_bytes": 8 << 30}}
-            daemon = DockerDaemon(home, engine, hosts, {"docker": {"processes": 64, **docker}}, codes)
-            stack.callback(daemon.end)
-            return Battlefield(daemon)
-
-        yield make
+def codes_with(directory: Path, limits: str) -> Path:
+    """The test's code, with time for a whole battle and with these limits."""
+    text = (CODES / "shell.toml").read_text().replace("run_s = 60.0", "run_s = 3000.0")
+    table = "[modes.sequential.limits]\n"
+    (directory / "shell.toml").write_text(text.replace(table, table + limits))
+    return directory

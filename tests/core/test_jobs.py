@@ -143,17 +143,28 @@ async def accepted_later(built: Bench) -> None:
         await accepted(built, job="another")
 
 
+async def overdue(built: Bench) -> Run:
+    """A run whose agent went away shortly before its limit, which passed long ago; but nothing is known."""
+    run, wire = await started(built)
+    built.nursery.start_soon(runs.conduct, built.core, run, plans.hold(built.core, run))
+    await trio.sleep(run.record.limits.run_s - 5)
+    await wire.aclose()
+    await trio.sleep(60)
+    return run
+
+
+async def comes_back_ended(built: Bench, run: Run) -> None:
+    """Its agent is back, and tells what happened meanwhile."""
+    back = await built.link(run.user, held=(Held(Epoch(*run.key), "ended"),))
+    back.say(Ended(2, Epoch(*run.key), "exited", 60.0, exit_code=0))
+    await settled()
+
+
 async def test_the_limit_on_a_run_waits_for_an_agent_that_is_away(autojump_clock: trio.testing.MockClock) -> None:
     async with bench() as built:
-        run, wire = await started(built)
-        built.nursery.start_soon(runs.conduct, built.core, run, plans.hold(built.core, run))
-        await trio.sleep(run.record.limits.run_s - 5)
-        await wire.aclose()
-        await trio.sleep(60)  # its limit has passed long ago, but nothing is known
+        run = await overdue(built)
         assert run.active
-        back = await built.link(run.user, held=(Held(Epoch(*run.key), "ended"),))
-        back.say(Ended(2, Epoch(*run.key), "exited", 60.0, exit_code=0))
-        await settled()
+        await comes_back_ended(built, run)
         assert run.record.state.verdict == "completed"
 
 
@@ -161,19 +172,13 @@ async def test_the_limit_on_a_run_waits_for_an_agent_whose_new_link_is_half_open
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench() as built:
-        run, wire = await started(built)
-        built.nursery.start_soon(runs.conduct, built.core, run, plans.hold(built.core, run))
-        await trio.sleep(run.record.limits.run_s - 5)
-        await wire.aclose()
-        await trio.sleep(60)
+        run = await overdue(built)
         held = (Held(Epoch(*run.key), "ended"),)
         half_open = await built.link(run.user, Wire(swallows=True), held=held)  # nothing comes after its hello
         await trio.sleep(built.core.config.agents.tell_s + 1)
         assert run.active
         await half_open.aclose()
-        back = await built.link(run.user, held=held)
-        back.say(Ended(2, Epoch(*run.key), "exited", 60.0, exit_code=0))
-        await settled()
+        await comes_back_ended(built, run)
         assert run.record.state.verdict == "completed"
 
 

@@ -1,13 +1,13 @@
 """A real jobd whose agents are in containers of a real engine, and what a test sees of them behind jobd's back."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import docker
 import httpx
-from realdaemon import DEADLINE_S, Daemon, wait_until
+from realdaemon import DEADLINE_S, Daemon, short_directory, wait_until
 
 CODES = Path(__file__).parent / "codes"
 WAITS = "echo begun; sleep 600"
@@ -100,3 +100,16 @@ class DockerDaemon(Daemon):
                 return reply.text if reply.status_code == 200 else ""
         path = self.state / "runs" / record["user"] / ".jobd" / "runs" / f"{record['id']}.{record['serial']}" / "log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+
+def daemons(engine: docker.DockerClient) -> Iterator[Callable[..., DockerDaemon]]:
+    """Makes daemons on the engine, with the TOML tables that differ; they are not started, and ended at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(host: dict[str, Any] | None = None, codes: Path = CODES, **tables: Any) -> DockerDaemon:
+            hosts = {"here": {"url": engine.url, "cores": 8, "memory_bytes": 8 << 30, **(host or {})}}
+            daemon = DockerDaemon(stack.enter_context(short_directory()), engine, hosts, tables, codes)
+            stack.callback(daemon.end)
+            return daemon
+
+        yield make
