@@ -14,7 +14,7 @@ import time
 
 from agents import disk, forkserver
 from schemas import codec
-from schemas.link import AgentSetup
+from schemas.setups import AgentSetup
 
 LOCK_WAIT_S_MAX = 3.0
 SETUP_BYTES_MAX = 64 * 1024

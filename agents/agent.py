@@ -31,19 +31,8 @@ from agents.progress import ProgressReport
 from agents.removal import remove_runs
 from agents.runs import Run
 from schemas.codec import CodecError
-from schemas.link import (
-    PROTOCOL,
-    PROTOCOL_MIN,
-    AgentSetup,
-    Epoch,
-    Hello,
-    Order,
-    Remove,
-    Removed,
-    Start,
-    Stop,
-    Welcome,
-)
+from schemas.link import PROTOCOL, PROTOCOL_MIN, Epoch, Hello, Order, Remove, Removed, Start, Stop, Welcome
+from schemas.setups import AgentSetup
 
 EXIT_OK = 0
 EXIT_FAILED = 1

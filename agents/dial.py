@@ -13,7 +13,8 @@ from typing import Protocol
 import trio
 
 from agents.tls import TlsClient
-from schemas.link import ALPN_BULK, ALPN_LINK, Home
+from schemas.link import ALPN_BULK, ALPN_LINK
+from schemas.setups import Home
 
 DOORS = {ALPN_LINK: "control.sock", ALPN_BULK: "bulk.sock"}
 CONNECT_S_MAX = 10.0

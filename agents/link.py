@@ -24,7 +24,6 @@ from schemas.link import (
     PROTOCOL,
     PROTOCOL_MIN,
     Ack,
-    AgentSetup,
     Analyse,
     Answer,
     Beat,
@@ -38,6 +37,7 @@ from schemas.link import (
     Read,
     Welcome,
 )
+from schemas.setups import AgentSetup
 
 RESOURCE = "/v1/agent"
 HANDSHAKE_S_MAX = 10.0

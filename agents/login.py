@@ -23,7 +23,7 @@ from attrs import evolve
 from agents import disk, forkserver, procs
 from agents.lock import Lock, Locked, Where
 from schemas import codec
-from schemas.link import AgentSetup, Arrival
+from schemas.setups import AgentSetup, Arrival
 
 SETUP_BYTES_MAX = 128 * 1024
 TOKEN_BYTES_MAX = 4096

@@ -26,7 +26,7 @@ import trio
 
 from agents.dial import DOORS, PIECE_BYTES, Calls
 from schemas import codec
-from schemas.link import Home, RelaySetup
+from schemas.setups import Home, RelaySetup
 
 SETUP_BYTES_MAX = 128 * 1024
 BACKLOG = 1024

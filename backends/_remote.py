@@ -14,7 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from schemas import codec
-from schemas.link import Arrival
+from schemas.setups import Arrival
 
 NO_PROGRAM = (126, 127)  # exit codes of a shell
 

@@ -11,7 +11,7 @@ from backends import homes
 from backends.base import AgentSpec
 from backends.containers import AGENT_DIR, USER_DIR, bind
 from backends.engine import Engine
-from schemas.link import AgentSetup
+from schemas.setups import AgentSetup
 
 ZIPAPP = "/jobd/agent.pyz"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backends.base import AgentSpec, BackendError
 from schemas.codec import dumps, to_data
-from schemas.link import AgentSetup
+from schemas.setups import AgentSetup
 
 
 def prepare(spec: AgentSpec, owner: int, setup: AgentSetup) -> None:

@@ -22,7 +22,7 @@ from attrs import define, field
 
 from backends.base import AgentSpec, BackendError, foreign
 from backends.homes import prepare, refused, uid_of
-from schemas.link import AgentSetup
+from schemas.setups import AgentSetup
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from backends import _remote
 from backends._ssh import RemoteWriteFailed, Session, Target, connect
 from backends.base import AgentSpec, Credentials, HostUnreachable, LoginError, foreign
 from schemas import codec
-from schemas.link import AgentSetup, Arrival, Home, Slurm
+from schemas.setups import AgentSetup, Arrival, Home, Slurm
 
 START_S_MAX = 45.0  # an older agent on another login node has some time to leave
 COPY_S_MAX = 120.0

@@ -23,7 +23,7 @@ from backends.disks import setup_of
 from backends.engine import Engine, Missing
 from backends.images import Source, fetch
 from schemas.codec import dumps, to_data
-from schemas.link import RelaySetup
+from schemas.setups import RelaySetup
 
 CODE_DIR, RELAY_DIR = "/jobd/code", "/jobd/relay"
 HOME, DOORS = "home", "doors"  # in the volumes of a user and of the relay, each its owner's

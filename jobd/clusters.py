@@ -20,7 +20,8 @@ from schemas import codec
 from schemas.api import BatchRequest
 from schemas.codec import at_most, between, checked, refuse
 from schemas.ids import check_name
-from schemas.link import Batch, Slurm
+from schemas.link import Batch
+from schemas.setups import Slurm
 
 MINUTE_S = 60
 SPARE_S = 60.0  # a run's own parent ends it so long before the scheduler would

@@ -19,7 +19,7 @@ from jobd.codes import Code
 from jobd.config import Config, ConfigError, DockerHost
 from jobd.hosts import Host, Hosts, cluster_host, this_machine
 from schemas.ids import new_id
-from schemas.link import Home, RelaySetup
+from schemas.setups import Home, RelaySetup
 
 SSH_PORT = 22
 

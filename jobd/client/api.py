@@ -15,9 +15,9 @@ from jobd.client.paths import file_path, job_path, login_path, named, user_path
 from jobd.client.wire import JobdClientError, Source
 from schemas import codec
 from schemas.api import BatchRequest, Input, LoginRequest, Resources, RunRequest, TimeLimits
+from schemas.clusterviews import ClustersView, LoginView
 from schemas.records import Mode
 from schemas.views import (
-    ClustersView,
     CodesView,
     ExplainView,
     FileView,
@@ -25,7 +25,6 @@ from schemas.views import (
     JobsView,
     LibraryView,
     ListingView,
-    LoginView,
     PastRunView,
     RunView,
     SeriesView,

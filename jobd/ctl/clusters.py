@@ -8,7 +8,7 @@ from jobd.client import Client
 from jobd.ctl import show
 from jobd.ctl.command import NAME, USER, Said, command
 from jobd.ctl.views import view
-from schemas.views import ClustersView, LoginView
+from schemas.clusterviews import ClustersView, LoginView
 
 CLUSTER = click.argument("cluster", type=NAME)
 

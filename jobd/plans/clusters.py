@@ -12,8 +12,8 @@ from jobd.places import Place
 from jobd.views import rfc3339
 from jobd.world import elapsed_s
 from schemas.api import LoginRequest
+from schemas.clusterviews import FailureView, LoginView
 from schemas.records import UserRecord
-from schemas.views import FailureView, LoginView
 
 
 def login(core: Core, user: str, cluster: str, ask: LoginRequest) -> Plan[LoginView]:

@@ -5,7 +5,7 @@ from attrs import asdict
 from jobd import plans
 from jobd.core import Core
 from jobd.web.calls import Call, Reply
-from schemas.views import ClustersView, ClusterView, PartitionView
+from schemas.clusterviews import ClustersView, ClusterView, PartitionView
 
 LOGIN_SPARE_S = 5.0
 

@@ -6,7 +6,7 @@ status of a job is what browsers and gateways read most, so it is the one contro
 
 from jobd.web import admin, clusters, jobs, operations, pages, streams, transfers, users
 from jobd.web.calls import Route
-from schemas import api, views
+from schemas import api, clusterviews, views
 
 USER = "/v1/users/{user}"
 JOB = f"{USER}/jobs/{{job}}"
@@ -197,9 +197,9 @@ _USERS = (
         "Log in to a cluster; answered when the agent is there",
         serve=clusters.login,
         request=api.LoginRequest,
-        reply=views.LoginView,
+        reply=clusterviews.LoginView,
     ),
-    Route("GET", LOGIN, "read", "State and age of the login", serve=clusters.logged, reply=views.LoginView),
+    Route("GET", LOGIN, "read", "State and age of the login", serve=clusters.logged, reply=clusterviews.LoginView),
     Route("DELETE", LOGIN, "write", "Log out; what runs goes on", serve=clusters.logout, statuses=(204,)),
     Route("GET", f"{USER}/library", "read", "The user's library", serve=users.shelf, reply=views.LibraryView),
     Route(
@@ -310,7 +310,7 @@ _SITE = (
         "read",
         "The clusters that the site offers",
         serve=clusters.clusters,
-        reply=views.ClustersView,
+        reply=clusterviews.ClustersView,
     ),
     Route("GET", "/healthz", "anyone", "The daemon answers", serve=operations.healthz, reply=views.HealthView),
     Route("GET", "/readyz", "anyone", "The daemon accepts work", serve=operations.readyz, reply=views.HealthView),

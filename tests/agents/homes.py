@@ -19,7 +19,8 @@ from standin_jobd import REPOSITORY, AgentPlace, StandIn
 
 from agents import procs
 from schemas import codec
-from schemas.link import ALPN_BULK, ALPN_LINK, AgentSetup, Arrival, Home
+from schemas.link import ALPN_BULK, ALPN_LINK
+from schemas.setups import AgentSetup, Arrival, Home
 
 
 class LoginPlace(AgentPlace):

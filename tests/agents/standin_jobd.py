@@ -25,7 +25,6 @@ from schemas import codec, ids
 from schemas.link import (
     MESSAGE_BYTES_MAX,
     Ack,
-    AgentSetup,
     Answer,
     Beat,
     BulkHeader,
@@ -45,6 +44,7 @@ from schemas.link import (
     Welcome,
     Worker,
 )
+from schemas.setups import AgentSetup
 
 REPOSITORY = Path(__file__).parents[2]
 

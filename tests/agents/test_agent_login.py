@@ -17,7 +17,8 @@ from homes import LoginPlace, jobd_behind_tls, proxy, until_gone
 
 from agents import procs
 from agents.dial import Calls, connect_request
-from schemas.link import ALPN_LINK, Home, Read
+from schemas.link import ALPN_LINK, Read
+from schemas.setups import Home
 
 PATIENCE_S = 30
 

@@ -14,7 +14,7 @@ import trio
 from backends._ssh import Target
 from backends.base import AgentSpec, BackendError, Credentials
 from backends.slurm import SlurmBackend
-from schemas.link import Home, Slurm
+from schemas.setups import Home, Slurm
 
 
 def shown(error: BaseException | None) -> None:

@@ -20,7 +20,7 @@ from backends import slurm
 from backends._ssh import Target
 from backends.base import AgentSpec, BackendError, Credentials, HostUnreachable, LoginError
 from backends.slurm import SlurmBackend
-from schemas.link import Home, Slurm
+from schemas.setups import Home, Slurm
 
 pytestmark = pytest.mark.ssh
 

@@ -20,7 +20,7 @@ from jobd.gateway import UnixGateway
 from jobd.hosts import Hosts, this_machine
 from jobd.tls import TlsGateway
 from schemas import codec
-from schemas.link import AgentSetup
+from schemas.setups import AgentSetup
 
 
 class RelayedBackend(LocalBackend):

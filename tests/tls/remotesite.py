@@ -16,7 +16,8 @@ from certificates import NAME, Certificate
 from realdaemon import Daemon, wait_until
 
 from schemas import codec
-from schemas.link import ALPN_BULK, ALPN_LINK, RelaySetup
+from schemas.link import ALPN_BULK, ALPN_LINK
+from schemas.setups import RelaySetup
 
 HERE = Path(__file__).parent
 ZIPAPP = HERE.parents[1] / "build" / "jobd-agent.pyz"
